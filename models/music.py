@@ -1,0 +1,298 @@
+"""The vocabulary: what is asked for, what is planned, what is made. No torch here: the ingress imports this."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+SAMPLE_RATE = 48_000
+CHANNELS = 2
+LATENT_CHANNELS = 64
+SAMPLES_PER_FRAME = 1920
+FRAMES_PER_SECOND = SAMPLE_RATE // SAMPLES_PER_FRAME  # 25
+CODES_PER_SECOND = 5
+MAX_AUDIO_CODE = 63_999
+MIN_SECONDS = 10.0
+MAX_SECONDS = 600.0
+DEFAULT_SECONDS = 60.0  # where neither caller, source nor LM says how long
+MAX_SONGS = 8
+MAX_SEED = 2**32 - 1
+NO_NEGATIVE_PROMPT = "NO USER INPUT"
+INSTRUMENTAL_LYRICS = "[Instrumental]"
+
+# the reference's constants.py; `unknown` is its word for "none of these"
+LANGUAGES = (
+    "ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl no pa pl pt ro ru sa "
+    "sk sr sv sw ta te th tl tr uk ur vi yue zh unknown"
+).split()
+KEYSCALES = tuple(
+    f"{note}{accidental} {mode}"
+    for note in "ABCDEFG"
+    for accidental in ("", "#", "b", "♯", "♭")
+    for mode in ("major", "minor")
+)
+TIME_SIGNATURES = ("2", "3", "4", "6")
+TIME_SIGNATURE_OF = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
+
+
+class Task(StrEnum):
+    TEXT2MUSIC = "text2music"
+    COVER = "cover"
+    REPAINT = "repaint"
+    LEGO = "lego"
+    EXTRACT = "extract"
+    COMPLETE = "complete"
+
+
+class AudioFormat(StrEnum):
+    MP3 = "mp3"
+    WAV = "wav"
+    FLAC = "flac"
+
+
+class Value(BaseModel):
+    """A frozen value that travels between processes and into the job store as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _as_key_scale(value: object) -> object:
+    """`Am`, `c# min`, `F♯ Minor` become a member of KEYSCALES; anything else is returned as it is, to be refused."""
+    match = (
+        re.fullmatch(r"\s*([A-Ga-g])([#b♯♭]?)[\s_-]*(m|(?i:min|minor|maj|major))?\s*", value)
+        if isinstance(value, str)
+        else None
+    )
+    if match is None:
+        return value
+    note, accidental, mode = match[1].upper(), match[2], match[3] or "major"
+    is_minor = mode == "m" or mode.lower().startswith("min")
+    return f"{note}{accidental} {'minor' if is_minor else 'major'}"
+
+
+def _as_time_signature(value: object) -> object:
+    """`4/4`, `6/8` and the number 3 become `4`, `6` and `3`, the beats of a bar."""
+    text = str(value).strip() if isinstance(value, (str, int)) else value
+    return TIME_SIGNATURE_OF.get(text, text) if isinstance(text, str) else text
+
+
+def _known_key(value: str) -> str:
+    if value not in KEYSCALES:
+        raise ValueError(
+            f"{value!r} is not a key; a key is a note A to G, optionally # or b, then major or minor, as in 'C# minor'"
+        )
+    return value
+
+
+def _known_language(value: str) -> str:
+    if value not in LANGUAGES:
+        raise ValueError(f"{value!r} is not a known language; allowed: {', '.join(LANGUAGES)}")
+    return value
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Bpm = Annotated[int, Field(ge=30, le=300)]
+Seconds = Annotated[float, Field(ge=MIN_SECONDS, le=MAX_SECONDS, allow_inf_nan=False)]
+KeyScale = Annotated[str, BeforeValidator(_as_key_scale), AfterValidator(_known_key)]
+TimeSignature = Annotated[Literal["2", "3", "4", "6"], BeforeValidator(_as_time_signature)]
+Language = Annotated[str, AfterValidator(_known_language)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
+class Metas(Value):
+    """What is known of a song's music; `None` is not known yet. `duration` in seconds."""
+
+    bpm: Bpm | None = None
+    key_scale: KeyScale | None = None
+    time_signature: TimeSignature | None = None
+    duration: Seconds | None = None
+
+
+class MusicRequest(Value):
+    """One job: as many songs as there are seeds. Field names are those of ACE-Step's current API, one spelling each.
+
+    `None` in a sampling field means the variant's own default. `src_audio` and `reference_audio` are artefact ids.
+    """
+
+    model: str
+    lm_model: str | None = None  # None: this server's default LM, if it has one
+    task_type: Task = Task.TEXT2MUSIC
+    prompt: Annotated[str, Field(max_length=2048)] = ""
+    lyrics: Annotated[str, Field(max_length=8192)] = ""
+    bpm: Bpm | None = None
+    key_scale: KeyScale | None = None
+    time_signature: TimeSignature | None = None
+    audio_duration: Seconds | None = None
+    vocal_language: Language | None = None  # None: not given
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=MAX_SONGS)]
+    audio_format: AudioFormat = AudioFormat.MP3
+
+    inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)] | None = None
+    shift: Annotated[float, Field(ge=1.0, le=5.0, allow_inf_nan=False)] | None = None
+    infer_method: Literal["ode", "sde"] = "ode"
+    timesteps: Annotated[tuple[Share, ...], Field(min_length=1, max_length=201)] | None = None
+    use_adg: bool = False
+    cfg_interval_start: Share = 0.0
+    cfg_interval_end: Share = 1.0
+
+    thinking: bool = False
+    sample_query: Annotated[str, Field(max_length=2048)] | None = None  # "" : surprise me
+    use_format: bool = False
+    audio_codes: Annotated[
+        tuple[tuple[Annotated[int, Field(ge=0, le=MAX_AUDIO_CODE)], ...], ...], Field(max_length=MAX_SONGS)
+    ] = ()
+    lm_backend: Literal["vllm", "pt"] = "vllm"
+    lm_temperature: Annotated[float, Field(ge=0.0, le=5.0, allow_inf_nan=False)] = 0.85
+    lm_cfg_scale: Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)] = 2.5
+    lm_negative_prompt: Annotated[str, Field(max_length=2048)] = NO_NEGATIVE_PROMPT
+    lm_top_k: Annotated[int, Field(ge=0)] = 0  # 0: off
+    lm_top_p: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] = 0.9  # 1: off
+    lm_repetition_penalty: Annotated[float, Field(gt=0.0, le=5.0, allow_inf_nan=False)] = 1.0
+    use_cot_caption: bool = True
+    use_cot_language: bool = True
+    constrained_decoding: bool = True
+    constrained_decoding_debug: bool = False
+    allow_lm_batch: bool = True
+
+    src_audio: str | None = None
+    reference_audio: str | None = None
+    instruction: Annotated[str, Field(max_length=1024)] | None = None  # None: made from the task
+    repainting_start: Finite = 0.0
+    repainting_end: Finite | None = None  # None: to the end
+    audio_cover_strength: Share = 1.0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> MusicRequest:
+        if self.cfg_interval_start > self.cfg_interval_end:
+            raise ValueError(
+                f"cfg_interval_start {self.cfg_interval_start} is after cfg_interval_end {self.cfg_interval_end}"
+            )
+        if self.audio_codes and len(self.audio_codes) != len(self.seeds):
+            raise ValueError(
+                f"{len(self.audio_codes)} lists of audio codes for {len(self.seeds)} songs; give one for each"
+            )
+        return self
+
+    @property
+    def songs(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def metas(self) -> Metas:
+        """What the caller said of the music; the LM never changes these."""
+        return Metas(
+            bpm=self.bpm, key_scale=self.key_scale, time_signature=self.time_signature, duration=self.audio_duration
+        )
+
+    @property
+    def is_instrumental(self) -> bool:
+        return self.lyrics.strip().lower() in ("", "[inst]", "[instrumental]")
+
+
+class SongPlan(Value):
+    """What one song will be: the caller's words completed by the LM. `codes` are 5 Hz, empty where the DiT works from text alone."""
+
+    caption: str
+    lyrics: str
+    language: str
+    metas: Metas
+    codes: tuple[int, ...] = ()
+    lm_model: str | None = None  # the LM that ran, if one did
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """A song between DiT and VAE. `remarks` tell the caller what could not be applied."""
+
+    values: NDArray[np.float32]  # (frame, channel)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        return len(self.values) / FRAMES_PER_SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Song:
+    """One song as the DiT takes it."""
+
+    request: MusicRequest
+    index: int
+    plan: SongPlan
+    source: Latents | None = None
+    reference: Latents | None = None
+
+    @property
+    def seed(self) -> int:
+        return self.request.seeds[self.index]
+
+
+class TrackOrder(Value):
+    """How a song's latents become a file. `name` is unique for ever, without an ending."""
+
+    name: str
+    audio_format: AudioFormat
+
+
+class Track(Value):
+    """A finished file. `ref` is its opaque id, which ends in the format's file extension."""
+
+    ref: str
+    audio_format: AudioFormat
+    seconds: float
+    size: int  # bytes
+    sha256: str
+
+
+class Made(Value):
+    """What came of one request, song by song."""
+
+    tracks: tuple[Track, ...]
+    plans: tuple[SongPlan, ...]
+    dit_model: str
+    lm_model: str | None
+    seconds_by_stage: dict[str, float]
+    remarks: tuple[str, ...] = ()  # what was asked for and could not be applied
+
+
+class Stage(StrEnum):
+    ENCODE = "encode"
+    PLAN = "plan"
+    DENOISE = "denoise"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`done` of `planned` units (tokens, steps, tracks) of a stage, over all songs of the job."""
+
+    stage: Stage
+    done: int
+    planned: int
+
+
+OnProgress = Callable[[int, int], None]  # (done, planned) of one call to one stage
+
+
+def ignore(done: int, planned: int) -> None:
+    """For callers that do not watch."""
+
+
+def frames_of(seconds: float) -> int:
+    """Latent frames of a song of this length (reference rule: seconds rounded to 0.1, then floored to frames)."""
+    return int(round(seconds, 1) * SAMPLE_RATE) // SAMPLES_PER_FRAME
+
+
+def codes_of(seconds: float) -> int:
+    """Audio codes of a song of this length: exactly 5 a second, a started code not counted."""
+    return math.floor(seconds * CODES_PER_SECOND + 1e-9)

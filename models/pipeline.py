@@ -1,0 +1,205 @@
+"""From a request to finished tracks: encode, plan, denoise, decode. The whole product in one screen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from models.music import (
+    CODES_PER_SECOND,
+    DEFAULT_SECONDS,
+    MAX_SECONDS,
+    MIN_SECONDS,
+    Latents,
+    Made,
+    MusicRequest,
+    OnProgress,
+    Progress,
+    Song,
+    SongPlan,
+    Stage,
+    Task,
+    Track,
+    TrackOrder,
+    ignore,
+)
+
+T = TypeVar("T")
+
+# the reference hands these to the DiT with the caller's own words
+TASKS_WITHOUT_LM = frozenset({Task.COVER, Task.REPAINT, Task.EXTRACT})
+
+
+class Lm(Protocol):
+    async def plan(self, request: MusicRequest, on_progress: OnProgress = ignore) -> tuple[SongPlan, ...]:
+        """One plan a song, in the order of the request's seeds. Values given by the caller come back unchanged."""
+        ...
+
+
+class Dit(Protocol):
+    async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents: ...
+
+
+class Vae(Protocol):
+    async def encode(self, audio: str, seed: int) -> Latents:
+        """`audio` is an artefact id; `seed` draws the sample from the encoder's distribution."""
+        ...
+
+    async def decode(self, latents: Latents, order: TrackOrder) -> Track: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The engines one job runs through. `lm` is `None` on a server without an LM."""
+
+    lm: Lm | None
+    dit: Dit
+    vae: Vae
+
+
+async def make_music(request: MusicRequest, stages: Stages, name: str, on_progress: Callable[[Progress], None]) -> Made:
+    """Makes every song of a request, side by side. Tracks are called after `name`, which no other call may use.
+
+    Raises AceError. One song that fails fails the job: its neighbours are cancelled before the error leaves.
+    """
+    clock, watch = _Clock(), _Watch(request.songs, on_progress)
+    with clock.measures(Stage.ENCODE):
+        source = await _encode(stages.vae, request.src_audio, request.seeds[0])
+        reference = await _encode(stages.vae, request.reference_audio, request.seeds[0])
+    with clock.measures(Stage.PLAN):
+        plans = await _plan(request, stages.lm, watch)
+    plans = tuple(with_duration(plan, source) for plan in plans)
+
+    async def make(index: int) -> tuple[Latents, Track]:
+        song = Song(request, index, plans[index], source, reference)
+        with clock.measures(Stage.DENOISE):
+            latents = await stages.dit.denoise(song, watch.of(Stage.DENOISE, index))
+        with clock.measures(Stage.DECODE):
+            track = await stages.vae.decode(
+                latents, TrackOrder(name=f"{name}-{index}", audio_format=request.audio_format)
+            )
+        watch.of(Stage.DECODE, index)(1, 1)
+        return latents, track
+
+    made = await _all_or_none([make(index) for index in range(request.songs)])
+    return Made(
+        tracks=tuple(track for _, track in made),
+        plans=plans,
+        dit_model=request.model,
+        lm_model=next((plan.lm_model for plan in plans if plan.lm_model), None),
+        seconds_by_stage=clock.seconds,
+        remarks=tuple(dict.fromkeys(remark for latents, _ in made for remark in latents.remarks)),
+    )
+
+
+def needs_lm(request: MusicRequest) -> bool:
+    """Whether the request cannot be honoured without an LM."""
+    if request.task_type in TASKS_WITHOUT_LM:
+        return False
+    return request.thinking or request.sample_query is not None or request.use_format
+
+
+def wants_lm(request: MusicRequest) -> bool:
+    """Whether an LM, where there is one, takes part: it completes missing metadata, caption and language."""
+    if request.task_type in TASKS_WITHOUT_LM:
+        return False
+    metas = request.metas
+    is_incomplete = None in (metas.bpm, metas.key_scale, metas.time_signature, metas.duration)
+    return needs_lm(request) or is_incomplete or request.use_cot_caption or request.use_cot_language
+
+
+def plan_as_asked(request: MusicRequest) -> tuple[SongPlan, ...]:
+    """Plans that hold the caller's own words, for requests the LM takes no part in."""
+    return tuple(
+        SongPlan(
+            caption=request.prompt,
+            lyrics=request.lyrics,
+            language=request.vocal_language or "unknown",
+            metas=request.metas,
+            codes=request.audio_codes[index] if request.audio_codes else (),
+        )
+        for index in range(request.songs)
+    )
+
+
+def with_duration(plan: SongPlan, source: Latents | None) -> SongPlan:
+    """The length is settled here, once: as planned, else the source's, else what the codes fill, else a minute."""
+    if plan.metas.duration is not None:
+        return plan
+    if source is not None:
+        seconds = source.seconds
+    elif plan.codes:
+        seconds = len(plan.codes) / CODES_PER_SECOND
+    else:
+        seconds = DEFAULT_SECONDS
+    seconds = min(max(seconds, MIN_SECONDS), MAX_SECONDS)
+    return plan.model_copy(update={"metas": plan.metas.model_copy(update={"duration": seconds})})
+
+
+async def _encode(vae: Vae, audio: str | None, seed: int) -> Latents | None:
+    return None if audio is None else await vae.encode(audio, seed)
+
+
+async def _plan(request: MusicRequest, lm: Lm | None, watch: _Watch) -> tuple[SongPlan, ...]:
+    if lm is None or not wants_lm(request):
+        return plan_as_asked(request)
+    return await lm.plan(request, watch.of(Stage.PLAN, 0))
+
+
+async def _all_or_none(works: list[Awaitable[T]]) -> list[T]:
+    """Like gather, but the first failure cancels the rest and waits for them to be gone."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+class _Clock:
+    """Wall seconds a stage was busy with at least one song."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._inside: dict[Stage, int] = defaultdict(int)
+        self._since: dict[Stage, float] = {}
+
+    @contextmanager
+    def measures(self, stage: Stage) -> Iterator[None]:
+        if self._inside[stage] == 0:
+            self._since[stage] = time.monotonic()
+        self._inside[stage] += 1
+        try:
+            yield
+        finally:
+            self._inside[stage] -= 1
+            if self._inside[stage] == 0:
+                self.seconds[stage] += time.monotonic() - self._since[stage]
+
+
+class _Watch:
+    """Adds up the progress of a job's songs, so that a job has one stage and one count at a time."""
+
+    def __init__(self, songs: int, on_progress: Callable[[Progress], None]) -> None:
+        self._songs = songs
+        self._on_progress = on_progress
+        self._counts: dict[Stage, dict[int, tuple[int, int]]] = defaultdict(dict)
+
+    def of(self, stage: Stage, index: int) -> OnProgress:
+        def report(done: int, planned: int) -> None:
+            counts = self._counts[stage]
+            counts[index] = (done, planned)
+            songs = 1 if stage is Stage.PLAN else self._songs
+            total = (
+                sum(planned for _, planned in counts.values()) * songs // len(counts)
+            )  # songs not yet heard of: as the others
+            self._on_progress(Progress(stage, sum(done for done, _ in counts.values()), total))
+
+        return report

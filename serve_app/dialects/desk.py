@@ -1,0 +1,65 @@
+"""What a dialect is handed: the few things it can ask the house for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from models.music import MusicRequest
+from serve_app.jobs.job import Job, Stats
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A DiT variant this server runs, and what its dial stands at."""
+
+    name: str
+    is_default: bool
+    is_turbo: bool
+    tasks: tuple[str, ...]
+    default_steps: int
+    max_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Everything a caller may name. The first model is the default; `lm_models` is empty on a server without an LM."""
+
+    models: tuple[ModelCard, ...]
+    lm_models: tuple[str, ...]
+
+    @property
+    def default_model(self) -> ModelCard:
+        return self.models[0]
+
+
+class TrackFile(Protocol):
+    """A stored file that can be read in part. `etag` is its SHA-256 in hex; `modified_at` in seconds since the epoch."""
+
+    ref: str
+    media_type: str
+    size: int
+    etag: str
+    modified_at: float
+
+    def read(self, first: int, last: int) -> AsyncIterator[bytes]:
+        """Bytes `first` to `last`, both included, in chunks."""
+        ...
+
+
+class Desk(Protocol):
+    @property
+    def catalogue(self) -> Catalogue: ...
+
+    async def submit(self, request: MusicRequest, owner: str) -> Job:
+        """Commits the job before it returns. Raises RequestError or Overloaded, and then leaves nothing behind."""
+        ...
+
+    async def look_up(self, ids: Sequence[str], owner: str) -> list[Job | None]:
+        """In the order asked; `None` for an id that is unknown or somebody else's."""
+        ...
+
+    async def stats(self) -> Stats: ...
+
+    async def open_track(self, ref: str) -> TrackFile | None: ...
