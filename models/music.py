@@ -200,7 +200,7 @@ class MusicRequest(Value):
 
 
 class SongPlan(Value):
-    """What one song will be: the caller's words completed by the LM. `codes` are 5 Hz, empty where the DiT works from text alone."""
+    """What one song will be: the caller's words completed by the LM. `codes` (5 Hz) may be empty."""
 
     caption: str
     lyrics: str

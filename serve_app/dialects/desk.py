@@ -35,7 +35,7 @@ class Catalogue:
 
 
 class TrackFile(Protocol):
-    """A stored file that can be read in part. `etag` is its SHA-256 in hex; `modified_at` in seconds since the epoch."""
+    """A stored file that can be read in part. `etag` is its SHA-256 ; `modified_at` in seconds since the epoch."""
 
     ref: str
     media_type: str
