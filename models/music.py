@@ -67,7 +67,7 @@ class Value(BaseModel):
 def _as_key_scale(value: object) -> object:
     """`Am`, `c# min`, `F♯ Minor` become a member of KEYSCALES; anything else is returned as it is, to be refused."""
     match = (
-        re.fullmatch(r"\s*([A-Ga-g])([#b♯♭]?)[\s_-]*(m|(?i:min|minor|maj|major))?\s*", value)
+        re.fullmatch(r"\s*([A-Ga-g])([#b♯♭]?)[\s_-]*(m|M|(?i:min|minor|maj|major))?\s*", value)
         if isinstance(value, str)
         else None
     )

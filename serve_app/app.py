@@ -1,0 +1,34 @@
+"""The graph, drawn in one screen: ingress → conductor → lm, one dit a variant, vae."""
+
+from __future__ import annotations
+
+from ray import serve
+from ray.serve import Application
+
+from serve_app.deployments.conductor import ConductorReplica
+from serve_app.deployments.dit import DitReplica
+from serve_app.deployments.lm import LmReplica
+from serve_app.deployments.vae import VaeReplica
+from serve_app.ingress import Ingress
+from serve_app.prepare import prepare
+from serve_app.settings import AppSettings
+
+
+def build_app(settings: AppSettings) -> Application:
+    """What `serve run` and every config file call, with the file's `args:`.
+
+    Shares of CPU and GPU, replica counts and queue lengths are set by deployment name in the config file.
+    Raises CheckpointError when a checkpoint is absent.
+    """
+    prepare(settings)
+    return graph(settings)
+
+
+def graph(settings: AppSettings) -> Application:
+    lm = serve.deployment(LmReplica, name="lm").bind(settings, settings.lm) if settings.lm else None
+    dits = {
+        dit.model: serve.deployment(DitReplica, name=f"dit-{dit.model}").bind(settings, dit) for dit in settings.dit
+    }
+    vae = serve.deployment(VaeReplica, name="vae").bind(settings)
+    conductor = serve.deployment(ConductorReplica, name="conductor").bind(settings, lm, dits, vae)
+    return serve.deployment(serve.ingress()(Ingress), name="ingress").bind(settings, conductor)

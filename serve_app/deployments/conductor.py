@@ -1,0 +1,60 @@
+"""The conductor as a replica: opens the store, works beside whatever else the replica is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from models.errors import EngineError
+from models.pipeline import Stages
+from serve_app.conductor import Conductor, Pace
+from serve_app.jobs.store import JobStore, QueueLimits
+from serve_app.remote import RemoteDit, RemoteLm, RemoteVae
+from serve_app.settings import AppSettings
+
+
+class ConductorReplica:
+    """`lm` is `None` on a server without an LM; `dits` maps a variant's name to its deployment."""
+
+    def __init__(
+        self,
+        settings: AppSettings,
+        lm: DeploymentHandle | None,
+        dits: Mapping[str, DeploymentHandle],
+        vae: DeploymentHandle,
+    ) -> None:
+        planner = RemoteLm(lm) if lm is not None else None
+        decoder = RemoteVae(vae)
+        self._settings = settings
+        self._stages = {name: Stages(planner, RemoteDit(dit), decoder) for name, dit in dits.items()}
+        self._conductor: Conductor | None = None
+        self._work = asyncio.get_running_loop().create_task(
+            self._run()
+        )  # Serve constructs replicas on their event loop
+
+    async def nudge(self) -> None:
+        if self._conductor is not None:
+            self._conductor.nudge()
+
+    async def check_health(self) -> None:
+        if self._work.done():
+            raise EngineError(f"the conductor stopped: {self._work.exception()!r}")
+
+    async def __del__(self) -> None:
+        """Serve awaits this before the replica goes: running jobs go back to the queue."""
+        if self._conductor is not None:
+            await self._conductor.drain()
+        await asyncio.gather(self._work, return_exceptions=True)
+
+    async def _run(self) -> None:
+        queue = self._settings.queue
+        store = await JobStore.open(self._settings.database_url, QueueLimits(queue.max_jobs, queue.max_attempts))
+        worker = serve.get_replica_context().replica_tag
+        self._conductor = Conductor(worker, store, self._stages, Pace(self._settings.conductor.jobs, queue.lease_s))
+        try:
+            await self._conductor.work()
+        finally:
+            await store.close()

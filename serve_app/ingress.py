@@ -1,0 +1,128 @@
+"""Where HTTP comes in: one replica, its desk over the shared store, and the dialects that are handed the desk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from models.checkpoints import check_request, variant_named
+from models.errors import InvalidRequest, UnknownModel
+from models.music import MusicRequest
+from models.pipeline import needs_lm
+from serve_app.artifacts import LocalArtifacts
+from serve_app.dialects.desk import Catalogue, ModelCard, TrackFile
+from serve_app.edge import EdgeOptions, build_api
+from serve_app.jobs.job import Job, Stats
+from serve_app.jobs.store import JobStore, QueueLimits
+from serve_app.settings import AppSettings, read_api_keys
+
+
+def catalogue_of(settings: AppSettings) -> Catalogue:
+    """What this server runs; the first variant of the settings is the default."""
+    cards = []
+    for index, dit in enumerate(settings.dit):
+        variant = variant_named(dit.model)
+        cards.append(
+            ModelCard(
+                name=variant.name,
+                is_default=index == 0,
+                is_turbo=variant.is_turbo,
+                tasks=tuple(variant.tasks),
+                default_steps=variant.default_steps,
+                max_steps=variant.max_steps,
+            )
+        )
+    return Catalogue(tuple(cards), (settings.lm.model,) if settings.lm else ())
+
+
+class FrontDesk:
+    """The desk of one ingress replica, over the shared store."""
+
+    def __init__(self, settings: AppSettings, conductor: DeploymentHandle) -> None:
+        self.catalogue = catalogue_of(settings)
+        self._settings = settings
+        self._conductor = conductor
+        self._artifacts = LocalArtifacts(settings.audio_folder)
+        self._store: JobStore | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        queue = self._settings.queue
+        self._store = await JobStore.open(self._settings.database_url, QueueLimits(queue.max_jobs, queue.max_attempts))
+        try:
+            yield
+        finally:
+            await self._store.close()
+
+    @property
+    def store(self) -> JobStore:
+        if self._store is None:
+            raise RuntimeError("the desk is not open")
+        return self._store
+
+    async def submit(self, request: MusicRequest, owner: str) -> Job:
+        self._check(request)
+        job = await self.store.submit(request, owner)
+        self._conductor.nudge.remote()
+        return job
+
+    async def look_up(self, ids: Sequence[str], owner: str) -> list[Job | None]:
+        return await self.store.get(ids, owner)
+
+    async def stats(self) -> Stats:
+        return await self.store.stats()
+
+    async def open_track(self, ref: str) -> TrackFile | None:
+        return await self._artifacts.open(ref)
+
+    def _check(self, request: MusicRequest) -> None:
+        """Raises UnknownModel or InvalidRequest for what this server, as it is set up, cannot make."""
+        names = [card.name for card in self.catalogue.models]
+        if request.model not in names:
+            raise UnknownModel(f"this server does not run model {request.model!r}; it runs {', '.join(names)}")
+        lms = self.catalogue.lm_models
+        if request.lm_model is not None and request.lm_model not in lms:
+            raise UnknownModel(f"this server does not run LM {request.lm_model!r}; it runs {', '.join(lms) or 'none'}")
+        if needs_lm(request) and not lms:
+            raise InvalidRequest("this server runs no LM, so thinking, sample mode and use_format are not available")
+        check_request(request, variant_named(request.model))
+
+
+class Ingress:
+    """The replica: a FastAPI application built where it runs, so that nothing of it has to be pickled."""
+
+    def __init__(self, settings: AppSettings, conductor: DeploymentHandle) -> None:
+        self._settings = settings
+        self._desk = FrontDesk(settings, conductor)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        @asynccontextmanager
+        async def open_desk(_: FastAPI) -> AsyncIterator[None]:
+            async with self._desk.open():
+                yield
+
+        api = self._settings.api
+        options = EdgeOptions(read_api_keys(api), api.cors_origins, api.max_body_mib * 2**20)
+        app = build_api(self._desk, options, open_desk)
+        app.add_api_route("/livez", say_alive)
+        app.add_api_route("/readyz", tell_readiness, response_model=None)
+        return app
+
+
+async def say_alive() -> dict[str, str]:
+    return {"status": "alive"}
+
+
+async def tell_readiness() -> JSONResponse:
+    """200 once every deployment of this application is healthy, else 503; either way, deployment by deployment."""
+    status = await asyncio.to_thread(serve.status)
+    application = status.applications[serve.get_replica_context().app_name]
+    components = {name: str(deployment.status.value) for name, deployment in application.deployments.items()}
+    is_ready = all(state == "HEALTHY" for state in components.values())
+    return JSONResponse({"ready": is_ready, "components": components}, 200 if is_ready else 503)

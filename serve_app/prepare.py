@@ -1,0 +1,47 @@
+"""What must be on disk before any replica starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from models import checkpoints
+from models.errors import CheckpointError
+from serve_app.settings import PROJECT, AppSettings
+
+
+def prepare(settings: AppSettings) -> None:
+    """Makes the data folder, writes tiny checkpoints or fetches absent ones if the settings say so.
+
+    Raises CheckpointError that names every checkpoint still absent.
+    """
+    settings.audio_folder.mkdir(parents=True, exist_ok=True)
+    root = settings.checkpoints_folder
+    if settings.tiny:
+        write_tiny(settings)
+    absent = [name for name in named_by(settings) if not (root / name / "config.json").is_file()]
+    if absent and settings.download:
+        for name in absent:
+            checkpoints.download(name, root)
+        absent = []
+    if absent:
+        raise CheckpointError(
+            f"no checkpoint {', '.join(absent)} in {root}; put them there, set `download: true` in args to fetch them, "
+            "or run configs/cpu-tiny.yaml, which writes tiny random ones"
+        )
+
+
+def named_by(settings: AppSettings) -> tuple[str, ...]:
+    """Folders below `checkpoints` that these settings need."""
+    lm = (settings.lm.model,) if settings.lm else ()
+    return (*(dit.model for dit in settings.dit), *lm, checkpoints.VAE, checkpoints.TEXT_ENCODER)
+
+
+def write_tiny(settings: AppSettings) -> None:
+    """In a process of its own, since it needs torch and the caller may be the ingress or the command line."""
+    command = [sys.executable, "-m", "models.tiny", str(settings.checkpoints_folder)]
+    written = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    if written.returncode:
+        raise CheckpointError(
+            f"could not write tiny checkpoints into {settings.checkpoints_folder}: {written.stderr[-2000:]}"
+        )

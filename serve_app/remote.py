@@ -1,0 +1,124 @@
+"""Stages that live in other processes, with the faces `make_music` knows. Ray is only a transport here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from models.errors import EngineError
+from models.music import Latents, MusicRequest, OnProgress, Song, SongPlan, Track, TrackOrder, ignore
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+# the replica or its node is gone, or not there yet: the same call elsewhere makes the same song
+LOST = (RayActorError, DeploymentUnavailableError, BackPressureError)
+PAUSES_S = (0.5, 2.0, 5.0)  # between tries of one stage
+SECONDS_BETWEEN_REPORTS = 0.3
+
+
+class StageLost(EngineError):
+    """A stage's replicas went away more often than one call is tried."""
+
+    code = "worker_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a replica sends while it works."""
+
+    done: int
+    planned: int
+
+
+async def stream(call: Callable[[OnProgress], Awaitable[T]]) -> AsyncIterator[Report | T]:
+    """Replica side: yields the newest progress a few times a second, then the result. Closing it cancels the call."""
+    newest: list[Report] = []
+    work = asyncio.ensure_future(call(lambda done, planned: newest.__setitem__(slice(None), [Report(done, planned)])))
+    try:
+        while not work.done():
+            await asyncio.wait([work], timeout=SECONDS_BETWEEN_REPORTS)
+            if newest:
+                yield newest.pop()
+        yield work.result()
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+async def last_of(responses: Any, on_progress: OnProgress) -> Any:
+    """Caller side of `stream`: passes reports on and returns the result."""
+    try:
+        async for item in responses:
+            if not isinstance(item, Report):
+                return item
+            on_progress(item.done, item.planned)
+    finally:
+        responses.cancel()  # a no-op on a stream that has ended
+    raise StageLost("a stage ended its stream without a result")
+
+
+async def retried(call: Callable[[], Awaitable[T]], what: str) -> T:
+    """Runs a stage again when its replica was lost; raises the stage's own error as the stage raised it."""
+    for pause_s in (*PAUSES_S, None):
+        try:
+            return await call()
+        except RayTaskError as error:
+            raise error.cause from error
+        except LOST as error:
+            if pause_s is None:
+                raise StageLost(f"{what} was lost {len(PAUSES_S) + 1} times, last by {type(error).__name__}") from error
+            log.warning("%s was lost (%s); trying again in %s s", what, type(error).__name__, pause_s)
+            await asyncio.sleep(pause_s)
+    raise AssertionError("unreachable")
+
+
+class RemoteLm:
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle.options(stream=True)
+
+    async def plan(self, request: MusicRequest, on_progress: OnProgress = ignore) -> tuple[SongPlan, ...]:
+        plans: tuple[SongPlan, ...] = await retried(
+            lambda: last_of(self._handle.plan.remote(request), on_progress), "the LM"
+        )
+        return plans
+
+
+class RemoteDit:
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle.options(stream=True)
+
+    async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents:
+        latents: Latents = await retried(
+            lambda: last_of(self._handle.denoise.remote(song), on_progress), f"the DiT {song.request.model}"
+        )
+        return latents
+
+
+class RemoteVae:
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def encode(self, audio: str, seed: int) -> Latents:
+        latents: Latents = await retried(lambda: _awaited(self._handle.encode.remote(audio, seed)), "the VAE")
+        return latents
+
+    async def decode(self, latents: Latents, order: TrackOrder) -> Track:
+        track: Track = await retried(lambda: _awaited(self._handle.decode.remote(latents, order)), "the VAE")
+        return track
+
+
+async def _awaited(response: Any) -> Any:
+    """Awaits a response and, when the wait is cancelled, the work behind it as well."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise

@@ -1,0 +1,125 @@
+"""`python -m serve_app.serve [FILE]`: what `make serve` runs. Picks a scenario, starts it, and prints the first request to try."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import yaml
+
+from serve_app.check import BadConfig, check_file
+from serve_app.settings import PROJECT, AppSettings
+
+ONE_GPU = PROJECT / "serve_config.yaml"
+NO_GPU = PROJECT / "configs" / "cpu-tiny.yaml"
+READY_WITHIN_S = 1800  # a first start may fetch weights and compile
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def has_gpu() -> bool:
+    if shutil.which("nvidia-smi") is None:
+        return False
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
+
+
+def settings_of(scenario: Path) -> tuple[AppSettings, str]:
+    """The scenario's settings and the address it will answer at."""
+    content = yaml.safe_load(scenario.read_text())
+    http = content.get("http_options", {})
+    host = http.get("host", "127.0.0.1")
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{http.get('port', 8000)}"
+    return AppSettings.model_validate(content["applications"][0]["args"]), address
+
+
+def is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/readyz", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def first_request(address: str) -> str:
+    body = json.dumps(
+        {"prompt": "upbeat pop song", "lyrics": "Hello world", "audio_duration": 10, "inference_steps": 8}
+    )
+    return (
+        f"curl -X POST {address}/release_task -H 'Content-Type: application/json' \\\n  -d '{body}'\n\n"
+        f"then, with the task_id it returns, until status is 1:\n\n"
+        f"curl -X POST {address}/query_result -H 'Content-Type: application/json' \\\n"
+        f'  -d \'{{"task_id_list": ["TASK_ID"]}}\'\n\n'
+        f"and fetch what `file` names:\n\ncurl -o song.mp3 '{address}/v1/audio?path=...'"
+    )
+
+
+def announce(scenario: Path, settings: AppSettings) -> None:
+    say(f"scenario    {scenario.relative_to(PROJECT) if scenario.is_relative_to(PROJECT) else scenario}")
+    say(f"checkpoints {settings.checkpoints_folder}")
+    say(
+        f"models      {', '.join(dit.model for dit in settings.dit)}; LM {settings.lm.model if settings.lm else 'none'}"
+    )
+    say(f"data        {settings.data_folder} (jobs and audio; kept over a restart)")
+    if settings.tiny:
+        say("weights     RANDOM. Everything runs, and every sound is noise. Real weights: see README, 'Real weights'")
+
+
+def run(scenario: Path) -> int:
+    """Starts Serve in a process of its own and stays until it ends or is interrupted."""
+    settings, address = settings_of(scenario)
+    announce(scenario, settings)
+    say("starting    Ray Serve and the models; a minute or two")
+    command = [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local", str(scenario)]
+    server = subprocess.Popen(
+        command, cwd=PROJECT, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}, start_new_session=True
+    )
+    signal.signal(signal.SIGTERM, lambda *_: server.send_signal(signal.SIGINT))
+    try:
+        wait_until_ready(server, address)
+        return server.wait()
+    except KeyboardInterrupt:
+        say("\nstopping    queued jobs stay queued, running ones start again next time")
+        server.send_signal(signal.SIGINT)
+        server.wait()
+        return 0
+
+
+def wait_until_ready(server: subprocess.Popen[bytes], address: str) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while server.poll() is None and time.monotonic() < deadline:
+        if is_ready(address):
+            say(f"\nready       {address}   (API page {address}/docs)\n\n{first_request(address)}\n")
+            return
+        time.sleep(1)
+    if server.poll() is None:
+        say(f"not ready after {READY_WITHIN_S} s; the log above says why. Still waiting.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m serve_app.serve", description=__doc__)
+    parser.add_argument(
+        "scenario", nargs="?", type=Path, help="a Serve config file; chosen by whether a GPU answers if absent"
+    )
+    scenario = parser.parse_args().scenario or (ONE_GPU if has_gpu() else NO_GPU)
+    try:
+        check_file(scenario)
+    except BadConfig as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return run(scenario.resolve())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

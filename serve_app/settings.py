@@ -1,0 +1,108 @@
+"""What an operator may set. Comes from `args:` of a Serve config file; a key that is not here is refused by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.checkpoints import variant_named
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LmSettings(Settings):
+    """One 5 Hz LM. `kv_cache_gib` is memory for attention keys and values, beside the weights."""
+
+    model: str = "acestep-5Hz-lm-1.7B"
+    backend: Literal["vllm", "torch"] = "vllm"
+    songs: Annotated[int, Field(ge=1)] = 8  # decoded together; a guided song takes two of the engine's rows
+    kv_cache_gib: Annotated[float, Field(gt=0)] = 8.0
+    max_tokens: Annotated[int, Field(ge=4096)] = 8192  # prompt and answer of one song
+    enforce_eager: bool = False
+
+
+class DitSettings(Settings):
+    """One DiT variant. `tokens` bounds a batch: 12.5 tokens are a second of audio, a guided song counts twice."""
+
+    model: str = "acestep-v15-turbo"
+    songs: Annotated[int, Field(ge=1, le=8)] = 8
+    tokens: Annotated[int, Field(ge=7500)] = 24_000
+
+    @model_validator(mode="after")
+    def _is_known(self) -> DitSettings:
+        variant_named(self.model)
+        return self
+
+
+class VaeSettings(Settings):
+    encoders: Annotated[int, Field(ge=1)] = 2  # threads that turn samples into files
+
+
+class QueueSettings(Settings):
+    """`lease_s`: how long a job may go unheard of before another conductor takes it."""
+
+    max_jobs: Annotated[int, Field(ge=1)] = 200
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    lease_s: Annotated[float, Field(ge=3)] = 15.0
+
+
+class ConductorSettings(Settings):
+    jobs: Annotated[int, Field(ge=1)] = 16  # run side by side by one replica
+
+
+class ApiSettings(Settings):
+    """`keys_from`: the environment variable that holds the API keys, separated by commas; unset or empty means no key."""
+
+    keys_from: str = "ACESTEP_API_KEY"
+    cors_origins: tuple[str, ...] = ("null", "http://localhost", "http://127.0.0.1")
+    max_body_mib: Annotated[int, Field(ge=1)] = 64
+
+
+class AppSettings(Settings):
+    """Relative folders are taken from the project's root, whichever folder the server is started in."""
+
+    checkpoints: Path = Path("checkpoints")
+    tiny: bool = False  # write tiny random checkpoints into `checkpoints` first; for laptops and tests
+    download: bool = False  # fetch absent checkpoints from their hub
+    data: Path = Path("data")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    lm: LmSettings | None = LmSettings()
+    dit: Annotated[tuple[DitSettings, ...], Field(min_length=1)] = (DitSettings(),)
+    vae: VaeSettings = VaeSettings()
+    queue: QueueSettings = QueueSettings()
+    conductor: ConductorSettings = ConductorSettings()
+    api: ApiSettings = ApiSettings()
+
+    @model_validator(mode="after")
+    def _names_each_variant_once(self) -> AppSettings:
+        names = [dit.model for dit in self.dit]
+        if len(set(names)) < len(names):
+            raise ValueError(f"dit names a variant twice: {', '.join(names)}; one entry a variant")
+        return self
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        return PROJECT / self.checkpoints
+
+    @property
+    def data_folder(self) -> Path:
+        return PROJECT / self.data
+
+    @property
+    def database_url(self) -> str:
+        return f"sqlite+aiosqlite:///{self.data_folder / 'jobs.db'}"
+
+    @property
+    def audio_folder(self) -> Path:
+        return self.data_folder / "audio"
+
+
+def read_api_keys(settings: ApiSettings) -> tuple[str, ...]:
+    return tuple(key for key in os.environ.get(settings.keys_from, "").split(",") if key.strip())
