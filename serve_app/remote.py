@@ -67,17 +67,18 @@ async def last_of(responses: Any, on_progress: OnProgress) -> Any:
 
 async def retried(call: Callable[[], Awaitable[T]], what: str) -> T:
     """Runs a stage again when its replica was lost; raises the stage's own error as the stage raised it."""
-    for pause_s in (*PAUSES_S, None):
+    pauses_s = iter(PAUSES_S)
+    while True:
         try:
             return await call()
         except RayTaskError as error:
             raise error.cause from error
         except LOST as error:
+            pause_s = next(pauses_s, None)
             if pause_s is None:
                 raise StageLost(f"{what} was lost {len(PAUSES_S) + 1} times, last by {type(error).__name__}") from error
             log.warning("%s was lost (%s); trying again in %s s", what, type(error).__name__, pause_s)
             await asyncio.sleep(pause_s)
-    raise AssertionError("unreachable")
 
 
 class RemoteLm:

@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -42,6 +44,12 @@ def settings_of(scenario: Path) -> tuple[AppSettings, str]:
     host = http.get("host", "127.0.0.1")
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{http.get('port', 8000)}"
     return AppSettings.model_validate(content["applications"][0]["args"]), address
+
+
+def answers(address: str) -> bool:
+    parts = urllib.parse.urlsplit(address)
+    with socket.socket() as probe:
+        return probe.connect_ex((parts.hostname or "127.0.0.1", parts.port or 80)) == 0
 
 
 def is_ready(address: str) -> bool:
@@ -79,6 +87,9 @@ def announce(scenario: Path, settings: AppSettings) -> None:
 def run(scenario: Path) -> int:
     """Starts Serve in a process of its own and stays until it ends or is interrupted."""
     settings, address = settings_of(scenario)
+    if answers(address):
+        sys.stderr.write(f"something answers at {address} already; stop it, or change http_options.port in {scenario}\n")
+        return 2
     announce(scenario, settings)
     say("starting    Ray Serve and the models; a minute or two")
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local", str(scenario)]

@@ -1,0 +1,123 @@
+"""A real server in processes of its own: Ray Serve, vLLM, SQLite and HTTP, on tiny random weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[2]
+START_WITHIN_S = 240
+STOP_WITHIN_S = 60
+
+
+class Server:
+    """`python -m serve_app.serve` over a scenario of its own: another port, another data folder."""
+
+    def __init__(self, folder: Path, tiny: Path) -> None:
+        self.folder = folder
+        self.scenario = folder / "scenario.yaml"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        content = yaml.safe_load((PROJECT / "configs" / "cpu-tiny.yaml").read_text())
+        content["http_options"]["port"] = port
+        content["applications"][0]["args"].update(data=str(folder / "data"), checkpoints=str(tiny))
+        self.scenario.write_text(yaml.safe_dump(content))
+        self.address = f"http://127.0.0.1:{port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        log = (self.folder / "server.log").open("ab")
+        command = [sys.executable, "-m", "serve_app.serve", str(self.scenario)]
+        self._process = subprocess.Popen(
+            command, cwd=PROJECT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(PROJECT)}
+        )
+        log.close()
+        deadline = time.monotonic() + START_WITHIN_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if self._answers():
+                return
+            time.sleep(0.5)
+        raise AssertionError(f"the server did not get ready:\n{self.tail()}")
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(STOP_WITHIN_S)
+        self._process = None
+
+    def tail(self) -> str:
+        return (self.folder / "server.log").read_text(errors="replace")[-6000:]
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.address}/readyz", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+class Client:
+    """What a user's script does: ask, poll, fetch."""
+
+    def __init__(self, address: str) -> None:
+        self.http = httpx.Client(base_url=address, timeout=30)
+
+    def ask(self, **fields: Any) -> str:
+        reply = self.http.post("/release_task", json=fields)
+        assert reply.status_code == 200, reply.text
+        return str(reply.json()["data"]["task_id"])
+
+    def look(self, task_id: str) -> dict[str, Any]:
+        reply = self.http.post("/query_result", json={"task_id_list": [task_id]})
+        assert reply.status_code == 200, reply.text
+        (entry,) = reply.json()["data"]
+        return dict(entry)
+
+    def wait(self, task_id: str, within_s: float = 180) -> list[dict[str, Any]]:
+        """The items of a job that succeeded."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            entry = self.look(task_id)
+            if entry["status"] != 0:
+                items: list[dict[str, Any]] = yaml.safe_load(entry["result"])
+                assert entry["status"] == 1, entry
+                return items
+            time.sleep(0.2)
+        raise AssertionError(f"not finished after {within_s} s: {self.look(task_id)}")
+
+    def fetch(self, item: dict[str, Any]) -> bytes:
+        reply = self.http.get(item["file"])
+        assert reply.status_code == 200, reply.text
+        return reply.content
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("checkpoints") / "tiny"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"), tiny)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    client = Client(server.address)
+    yield client
+    client.http.close()

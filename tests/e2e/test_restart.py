@@ -1,0 +1,35 @@
+"""A job that was accepted is finished, whatever becomes of the server meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.conftest import Client, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def mortal(tmp_path: Path, tiny: Path) -> Iterator[Server]:
+    server = Server(tmp_path, tiny)
+    yield server
+    server.stop()
+
+
+def test_jobs_queued_when_the_server_stops_are_finished_by_the_next_one(mortal: Server) -> None:
+    mortal.start()
+    client = Client(mortal.address)
+    done = client.ask(prompt="first", audio_duration=10, batch_size=1)
+    file = client.wait(done)[0]
+    waiting = [client.ask(prompt=f"later {n}", audio_duration=60, batch_size=8) for n in range(6)]
+    mortal.stop()
+    mortal.start()
+    assert len(client.fetch(file)) > 10_000
+    for task in waiting:
+        assert len(client.wait(task, within_s=600)) == 8
