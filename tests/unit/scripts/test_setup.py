@@ -137,7 +137,7 @@ def test_plain_torch_is_never_asked_for_on_a_cpu_machine(clone: Clone) -> None:
     clone.run(refused="torch==")
     asked = [call for call in clone.calls.splitlines() if "torch==" in call]
     assert len(asked) == 2
-    assert all(call.endswith("torch==2+cpu") for call in asked)
+    assert all(" torch==2+cpu" in call for call in asked)
 
 
 def test_a_machine_without_python_3_11_is_told_how_to_get_it(clone: Clone) -> None:
