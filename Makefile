@@ -1,0 +1,30 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test e2e check format lock clean
+PY := .venv/bin/python
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## .venv from the pinned list for this machine; ACCEL=cpu|gpu chooses
+	@scripts/setup.sh
+
+serve: setup ## the server, at port 8001
+	@$(PY) -m serve_app.serve
+
+test: setup ## every test: plain Python first, then a real vLLM, then a real Ray Serve
+	@$(PY) -m pytest -m "not vllm and not ray" && $(PY) -m pytest -m "vllm and not ray" && $(PY) -m pytest -m ray
+
+e2e: setup ## only the tests that start Ray Serve
+	@$(PY) -m pytest -m ray
+
+check: setup ## format, lint, types, import rules
+	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy && .venv/bin/lint-imports
+
+format: setup ## rewrites the code in its one format
+	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
+
+lock: setup ## pyproject.toml resolved into requirements/*.txt; ARGS=--upgrade for newer versions
+	@scripts/lock.sh $(ARGS)
+
+clean: ## removes .venv and caches; keeps checkpoints and data
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
