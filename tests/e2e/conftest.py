@@ -41,7 +41,12 @@ class Server:
         log = (self.folder / "server.log").open("ab")
         command = [sys.executable, "-m", "serve_app.serve", str(self.scenario)]
         self._process = subprocess.Popen(
-            command, cwd=PROJECT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(PROJECT)}
+            command,
+            cwd=PROJECT,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
         )
         log.close()
         deadline = time.monotonic() + START_WITHIN_S

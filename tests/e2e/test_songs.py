@@ -122,7 +122,9 @@ def test_a_model_that_does_not_run_here_is_refused_by_name(client: Client) -> No
 
 @pytest.mark.parametrize("model", ["acestep-v15-base", "acestep-v15-xl-turbo"])
 def test_every_variant_makes_a_song(client: Client, model: str) -> None:
-    (item,) = client.wait(client.ask(**SETTLED, prompt="jazz", audio_duration=10, model=model, seed=1, inference_steps=8))
+    (item,) = client.wait(
+        client.ask(**SETTLED, prompt="jazz", audio_duration=10, model=model, seed=1, inference_steps=8)
+    )
     assert item["dit_model"] == model
     assert np.abs(samples_of(client.fetch(item))).max() > 0.1
 

@@ -1,0 +1,111 @@
+"""The checkpoints this project knows: what each can do, its defaults, where it is published, where it lies. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import CheckpointError, InvalidRequest, UnknownModel
+from models.music import MusicRequest, Task
+
+VAE = "vae"
+TEXT_ENCODER = "Qwen3-Embedding-0.6B"
+BUNDLE = "ACE-Step/Ace-Step1.5"
+
+_SONG_TASKS = (Task.TEXT2MUSIC, Task.COVER, Task.REPAINT)
+_STEM_TASKS = (Task.LEGO, Task.EXTRACT, Task.COMPLETE)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A DiT checkpoint by name. `repo` is its hub repository; in the bundle it is the folder of its name."""
+
+    name: str
+    repo: str
+    is_turbo: bool = True
+    tasks: tuple[Task, ...] = _SONG_TASKS
+    default_steps: int = 8
+    max_steps: int = 20
+    default_shift: float = 3.0
+    default_guidance: float = 1.0  # turbo has its guidance distilled into the weights
+
+
+def _guided(name: str, tasks: tuple[Task, ...] = _SONG_TASKS) -> Variant:
+    return Variant(name, f"ACE-Step/{name}", False, tasks, 50, 200, 1.0, 7.0)
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant("acestep-v15-turbo", BUNDLE),
+        Variant("acestep-v15-turbo-shift1", "ACE-Step/acestep-v15-turbo-shift1", default_shift=1.0),
+        Variant("acestep-v15-turbo-shift3", "ACE-Step/acestep-v15-turbo-shift3"),
+        Variant("acestep-v15-turbo-continuous", "ACE-Step/acestep-v15-turbo-continuous"),
+        _guided("acestep-v15-base", _SONG_TASKS + _STEM_TASKS),
+        _guided("acestep-v15-sft"),
+        Variant("acestep-v15-xl-turbo", "ACE-Step/acestep-v15-xl-turbo"),
+        _guided("acestep-v15-xl-base", _SONG_TASKS + _STEM_TASKS),
+        _guided("acestep-v15-xl-sft"),
+    )
+}
+
+LMS = {
+    "acestep-5Hz-lm-0.6B": "ACE-Step/acestep-5Hz-lm-0.6B",
+    "acestep-5Hz-lm-1.7B": BUNDLE,
+    "acestep-5Hz-lm-4B": "ACE-Step/acestep-5Hz-lm-4B",
+}
+
+
+def variant_named(name: str) -> Variant:
+    try:
+        return VARIANTS[name]
+    except KeyError:
+        raise UnknownModel(f"no DiT variant is called {name!r}; known are {', '.join(VARIANTS)}") from None
+
+
+def check_request(request: MusicRequest, variant: Variant) -> None:
+    """Raises InvalidRequest for what this variant cannot do."""
+    if request.task_type not in variant.tasks:
+        raise InvalidRequest(
+            f"task_type {request.task_type.value!r} is not one of {variant.name}'s: {', '.join(variant.tasks)}"
+        )
+    if request.inference_steps is not None and request.inference_steps > variant.max_steps:
+        raise InvalidRequest(
+            f"inference_steps {request.inference_steps} is too many for {variant.name}; allowed: 1 to {variant.max_steps}"
+        )
+
+
+def locate(name: str, root: Path) -> Path:
+    """The folder of a checkpoint. Raises CheckpointError when it is not there."""
+    folder = root / name
+    if not (folder / "config.json").is_file() and not (folder / "model_index.json").is_file():
+        raise CheckpointError(
+            f"no checkpoint {name} in {root}: {folder} holds neither config.json nor model_index.json"
+        )
+    return folder
+
+
+def download(name: str, root: Path) -> None:
+    """Fetches a checkpoint from its hub repository into `root`, with a progress bar. Raises CheckpointError offline."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    repo = _repo_of(name)
+    in_bundle = repo == BUNDLE
+    try:
+        snapshot_download(
+            repo,
+            local_dir=root if in_bundle else root / name,
+            allow_patterns=[f"{name}/*"] if in_bundle else None,
+            ignore_patterns=["*.py", "*.md"],
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise CheckpointError(
+            f"could not fetch {name} from {repo} into {root}: {error}; copy it there by hand"
+        ) from error
+
+
+def _repo_of(name: str) -> str:
+    if name in VARIANTS:
+        return VARIANTS[name].repo
+    return LMS.get(name, BUNDLE)

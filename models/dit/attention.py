@@ -1,0 +1,79 @@
+"""Attention over packed rows of different length, behind one face with two back ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How many tokens of a packed sequence belong to each row: on the host and, as running sums, on the device."""
+
+    own: tuple[int, ...]
+    sums: Tensor  # (row + 1,) int32, from 0
+
+    @classmethod
+    def of(cls, own: tuple[int, ...], device: torch.device) -> Lengths:
+        return cls(own, torch.tensor((0, *own), device=device).cumsum(0).int())
+
+
+class Attention(Protocol):
+    """Query, key and value are (token, head, width), row after row, keys and values perhaps of fewer heads (GQA).
+
+    A query sees the keys of its own row; with a window, only those at most that many tokens away.
+    """
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, lengths: tuple[Lengths, Lengths], window: int | None
+    ) -> Tensor: ...
+
+
+def attend_row_by_row(
+    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[Lengths, Lengths], window: int | None
+) -> Tensor:
+    """SDPA, one call a row: nothing is padded, so nothing of a neighbour has to be masked."""
+    queries, keys = lengths
+    rows = zip(query.split(queries.own), key.split(keys.own), value.split(keys.own), strict=True)
+    return torch.cat([_attend(q, k, v, window) for q, k, v in rows])
+
+
+def attend_packed(
+    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[Lengths, Lengths], window: int | None
+) -> Tensor:
+    """All rows in one CUDA kernel (FlashAttention), the band included."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    queries, keys = lengths
+    answer: Tensor = varlen_attn(
+        query,
+        key,
+        value,
+        queries.sums,
+        keys.sums,
+        max(queries.own),
+        max(keys.own),
+        window_size=(-1, -1) if window is None else (window, window),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return answer
+
+
+def attention_for(device: torch.device) -> Attention:
+    return attend_packed if device.type == "cuda" else attend_row_by_row
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
+    q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))  # (1, head, token, width)
+    mask = None if window is None or len(query) <= window else _band(len(query), window, query.device)
+    answer = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    return answer[0].transpose(0, 1)
+
+
+def _band(tokens: int, window: int, device: torch.device) -> Tensor:
+    position = torch.arange(tokens, device=device)
+    return (position[:, None] - position[None]).abs() <= window
