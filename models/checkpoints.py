@@ -1,9 +1,12 @@
-"""The checkpoints this project knows: what each can do, its defaults, where it is published, where it lies. No torch."""
+"""The checkpoints this project knows: what each can do, its defaults, where it is published. Loads no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from models.errors import CheckpointError, InvalidRequest, UnknownModel
 from models.music import MusicRequest, Task
@@ -71,7 +74,7 @@ def check_request(request: MusicRequest, variant: Variant) -> None:
         )
     if request.inference_steps is not None and request.inference_steps > variant.max_steps:
         raise InvalidRequest(
-            f"inference_steps {request.inference_steps} is too many for {variant.name}; allowed: 1 to {variant.max_steps}"
+            f"inference_steps {request.inference_steps}: {variant.name} takes 1 to {variant.max_steps}"
         )
 
 
@@ -87,9 +90,6 @@ def locate(name: str, root: Path) -> Path:
 
 def download(name: str, root: Path) -> None:
     """Fetches a checkpoint from its hub repository into `root`, with a progress bar. Raises CheckpointError offline."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
     repo = _repo_of(name)
     in_bundle = repo == BUNDLE
     try:

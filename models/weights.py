@@ -1,4 +1,4 @@
-"""Reads checkpoints from disk, strictly: a tensor that is missing, left over or of another shape is an error naming it."""
+"""Reads checkpoints from disk, strictly: a tensor missing, left over or of another shape is an error that names it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import AutoTokenizer, Qwen3Model
 
 from models.errors import CheckpointError
 
@@ -89,8 +90,6 @@ def read_vae(folder: Path) -> VaeWeights:
 
 def read_text_encoder(folder: Path, dtype: torch.dtype) -> tuple[Any, nn.Module]:
     """The Qwen3 tokenizer and model that turn prompts into hidden states, through transformers."""
-    from transformers import AutoTokenizer, Qwen3Model
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model, info = Qwen3Model.from_pretrained(folder, dtype=dtype, output_loading_info=True)

@@ -38,7 +38,7 @@ def attend_row_by_row(
 ) -> Tensor:
     """SDPA, one call a row: nothing is padded, so nothing of a neighbour has to be masked."""
     queries, keys = lengths
-    rows = zip(query.split(queries.own), key.split(keys.own), value.split(keys.own), strict=True)
+    rows = zip(_rows(query, queries), _rows(key, keys), _rows(value, keys), strict=True)
     return torch.cat([_attend(q, k, v, window) for q, k, v in rows])
 
 
@@ -49,7 +49,7 @@ def attend_packed(
     from torch.nn.attention.varlen import varlen_attn
 
     queries, keys = lengths
-    answer: Tensor = varlen_attn(
+    answer = varlen_attn(
         query,
         key,
         value,
@@ -60,11 +60,16 @@ def attend_packed(
         window_size=(-1, -1) if window is None else (window, window),
         enable_gqa=query.shape[1] != key.shape[1],
     )
+    assert isinstance(answer, Tensor)  # a tuple only where auxiliary output is asked for
     return answer
 
 
 def attention_for(device: torch.device) -> Attention:
     return attend_packed if device.type == "cuda" else attend_row_by_row
+
+
+def _rows(packed: Tensor, lengths: Lengths) -> tuple[Tensor, ...]:
+    return torch.split(packed, list(lengths.own))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:

@@ -113,7 +113,8 @@ def _through_block(block: Any, hidden: Tensor, condition: Tensor, layout: _Layou
     normed = block.cross_attn_norm(hidden).type_as(hidden)
     hidden = hidden + _attend_condition(block.cross_attn, normed, condition, layout)
     normed = (block.mlp_norm(hidden) * (1 + mlp_scale) + mlp_shift).type_as(hidden)
-    return (hidden + block.mlp(normed) * mlp_gate).type_as(hidden)
+    out: Tensor = (hidden + block.mlp(normed) * mlp_gate).type_as(hidden)
+    return out
 
 
 def _attend_self(attention: Any, hidden: Tensor, layout: _Layout, window: int | None) -> Tensor:

@@ -48,7 +48,7 @@ class VaeEngine:
 
     def warm_up(self) -> None:
         """Decodes two tiles' worth of zeros, the shape that every longer song is cut into."""
-        self._thread.submit(self._decode, np.zeros((600, LATENT_CHANNELS), np.float32), False).result()
+        self._thread.submit(self._decode, np.zeros((600, LATENT_CHANNELS), np.float32)).result()
 
     def check_health(self) -> None:
         """Raises EngineError when the device thread has been on one song for too long."""
@@ -62,7 +62,7 @@ class VaeEngine:
 
     @torch.inference_mode()
     def decode_samples(self, latents: Tensor) -> Tensor:
-        """(frame, channel) to (channel, sample) on the CPU in fp32, tile by tile: device memory does not grow with length."""
+        """(frame, channel) to (channel, sample) on the CPU in fp32, in tiles: device memory does not grow."""
         frames = len(latents)
         samples = torch.empty(CHANNELS, frames * SAMPLES_PER_FRAME)
         whole = latents.T[None].to(self._device, self._dtype)  # (1, channel, frame)
