@@ -237,13 +237,6 @@ class Song:
         return self.request.seeds[self.index]
 
 
-class TrackOrder(Value):
-    """How a song's latents become a file. `name` is unique for ever, without an ending."""
-
-    name: str
-    audio_format: AudioFormat
-
-
 class Track(Value):
     """A finished file. `ref` is its opaque id, which ends in the format's file extension."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from models.music import (
+    AudioFormat,
     CODES_PER_SECOND,
     DEFAULT_SECONDS,
     MAX_SECONDS,
@@ -25,7 +26,6 @@ from models.music import (
     Stage,
     Task,
     Track,
-    TrackOrder,
     ignore,
 )
 
@@ -50,7 +50,9 @@ class Vae(Protocol):
         """`audio` is an artefact id; `seed` draws the sample from the encoder's distribution."""
         ...
 
-    async def decode(self, latents: Latents, order: TrackOrder) -> Track: ...
+    async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
+        """Keeps the file and returns what it is kept as."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ class Stages:
     vae: Vae
 
 
-async def make_music(request: MusicRequest, stages: Stages, name: str, on_progress: Callable[[Progress], None]) -> Made:
-    """Makes every song of a request, side by side. Tracks are called after `name`, which no other call may use.
+async def make_music(request: MusicRequest, stages: Stages, on_progress: Callable[[Progress], None]) -> Made:
+    """Makes every song of a request, side by side.
 
     Raises AceError. One song that fails fails the job: its neighbours are cancelled before the error leaves.
     """
@@ -80,9 +82,7 @@ async def make_music(request: MusicRequest, stages: Stages, name: str, on_progre
         with clock.measures(Stage.DENOISE):
             latents = await stages.dit.denoise(song, watch.of(Stage.DENOISE, index))
         with clock.measures(Stage.DECODE):
-            track = await stages.vae.decode(
-                latents, TrackOrder(name=f"{name}-{index}", audio_format=request.audio_format)
-            )
+            track = await stages.vae.decode(latents, request.audio_format)
         watch.of(Stage.DECODE, index)(1, 1)
         return latents, track
 

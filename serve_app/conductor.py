@@ -114,7 +114,7 @@ class Conductor:
         """Makes the music and stores the outcome; the one place that may catch everything, since a job must end."""
         meter = _Meter(self._store, job)
         try:
-            made = await make_music(job.request, self._stages[job.request.model], f"{job.id}-{job.fence}", meter.show)
+            made = await make_music(job.request, self._stages[job.request.model], meter.show)
         except StageLost:
             raise
         except AceError as error:

@@ -13,7 +13,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from models.errors import EngineError
-from models.music import Latents, MusicRequest, OnProgress, Song, SongPlan, Track, TrackOrder, ignore
+from models.music import AudioFormat, Latents, MusicRequest, OnProgress, Song, SongPlan, Track, ignore
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -111,8 +111,8 @@ class RemoteVae:
         latents: Latents = await retried(lambda: _awaited(self._handle.encode.remote(audio, seed)), "the VAE")
         return latents
 
-    async def decode(self, latents: Latents, order: TrackOrder) -> Track:
-        track: Track = await retried(lambda: _awaited(self._handle.decode.remote(latents, order)), "the VAE")
+    async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
+        track: Track = await retried(lambda: _awaited(self._handle.decode.remote(latents, audio_format)), "the VAE")
         return track
 
 

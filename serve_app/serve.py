@@ -1,4 +1,4 @@
-"""`python -m serve_app.serve [FILE]`: what `make serve` runs. Picks a scenario, starts it, and prints the first request to try."""
+"""`python -m serve_app.serve [FILE]`, what `make serve` runs: picks a scenario, starts it, prints the first request."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def run(scenario: Path) -> int:
     """Starts Serve in a process of its own and stays until it ends or is interrupted."""
     settings, address = settings_of(scenario)
     if answers(address):
-        sys.stderr.write(f"something answers at {address} already; stop it, or change http_options.port in {scenario}\n")
+        sys.stderr.write(
+            f"something answers at {address} already; stop it, or change http_options.port in {scenario}\n"
+        )
         return 2
     announce(scenario, settings)
     say("starting    Ray Serve and the models; a minute or two")

@@ -58,7 +58,7 @@ class ConductorSettings(Settings):
 
 
 class ApiSettings(Settings):
-    """`keys_from`: the environment variable that holds the API keys, separated by commas; unset or empty means no key."""
+    """`keys_from`: the environment variable with the API keys, separated by commas; unset or empty means no key."""
 
     keys_from: str = "ACESTEP_API_KEY"
     cors_origins: tuple[str, ...] = ("null", "http://localhost", "http://127.0.0.1")

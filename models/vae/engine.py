@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models import audio
 from models.errors import BadAudio, EngineError
-from models.music import CHANNELS, LATENT_CHANNELS, SAMPLE_RATE, SAMPLES_PER_FRAME, Latents, Track, TrackOrder
+from models.music import CHANNELS, LATENT_CHANNELS, SAMPLE_RATE, SAMPLES_PER_FRAME, Latents, Track, AudioFormat
 from models.vae.tiling import tiles
 from models.weights import load_strictly, read_vae
 
@@ -25,7 +25,7 @@ PEAK = 0.8913  # -1 dBFS, as the reference leaves every song
 SILENCE = 1e-6
 STUCK_AFTER_S = 300.0
 
-Keep = Callable[[str, str, bytes], str]  # (name, file extension, content) -> the ref it is kept under
+Keep = Callable[[str, bytes], str]  # (file extension, content) -> the ref it is kept under
 
 
 class VaeEngine:
@@ -40,11 +40,11 @@ class VaeEngine:
         self._encoders = ThreadPoolExecutor(encoders, "vae-encode")
         self._busy_since: float | None = None
 
-    async def decode(self, latents: Latents, order: TrackOrder) -> Track:
+    async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
         """Raises BadAudio for what is not finite or is silent; keeps nothing then."""
         loop = asyncio.get_running_loop()
         samples = await loop.run_in_executor(self._thread, self._decode, latents.values)
-        return await loop.run_in_executor(self._encoders, self._finish, samples, order)
+        return await loop.run_in_executor(self._encoders, self._finish, samples, audio_format)
 
     def warm_up(self) -> None:
         """Decodes two tiles' worth of zeros, the shape that every longer song is cut into."""
@@ -81,11 +81,11 @@ class VaeEngine:
         finally:
             self._busy_since = None
 
-    def _finish(self, samples: Tensor, order: TrackOrder) -> Track:
-        content = audio.encode(to_pcm(samples), order.audio_format)
+    def _finish(self, samples: Tensor, audio_format: AudioFormat) -> Track:
+        content = audio.encode(to_pcm(samples), audio_format)
         return Track(
-            ref=self._keep(order.name, order.audio_format.value, content),
-            audio_format=order.audio_format,
+            ref=self._keep(audio_format.value, content),
+            audio_format=audio_format,
             seconds=samples.shape[1] / SAMPLE_RATE,
             size=len(content),
             sha256=hashlib.sha256(content).hexdigest(),

@@ -5,6 +5,7 @@ import pytest
 
 from models.errors import BadAudio
 from models.music import (
+    AudioFormat,
     Latents,
     Made,
     Metas,
@@ -15,7 +16,6 @@ from models.music import (
     SongPlan,
     Stage,
     Track,
-    TrackOrder,
     frames_of,
     ignore,
 )
@@ -63,10 +63,9 @@ class StageFakes:
     async def encode(self, audio: str, seed: int) -> Latents:
         return Latents(np.zeros((frames_of(30), 64), np.float32))
 
-    async def decode(self, latents: Latents, order: TrackOrder) -> Track:
-        return Track(
-            ref=f"{order.name}.mp3", audio_format=order.audio_format, seconds=latents.seconds, size=1, sha256=""
-        )
+    async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
+        ref = f"{latents.values[0, 0]:.0f}.mp3"
+        return Track(ref=ref, audio_format=audio_format, seconds=latents.seconds, size=1, sha256="")
 
 
 @pytest.fixture
@@ -76,13 +75,13 @@ def fakes() -> StageFakes:
 
 async def make(fakes: StageFakes, asked: MusicRequest, has_lm: bool = True) -> tuple[Made, list[Progress]]:
     seen: list[Progress] = []
-    made = await make_music(asked, Stages(fakes if has_lm else None, fakes, fakes), "job-1", seen.append)
+    made = await make_music(asked, Stages(fakes if has_lm else None, fakes, fakes), seen.append)
     return made, seen
 
 
 async def test_every_seed_becomes_one_track_in_its_order(fakes: StageFakes) -> None:
     made, _ = await make(fakes, request(seeds=(5, 6, 7)))
-    assert [track.ref for track in made.tracks] == ["job-1-0.mp3", "job-1-1.mp3", "job-1-2.mp3"]
+    assert [track.ref for track in made.tracks] == ["5.mp3", "6.mp3", "7.mp3"]
     assert [song.seed for song in fakes.songs] == [5, 6, 7]
 
 

@@ -1,0 +1,223 @@
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from models.errors import Overloaded
+from models.music import AudioFormat, Made, Metas, MusicRequest, SongPlan, Track
+from serve_app.jobs.job import Job, Status
+from serve_app.jobs.store import JobStore, LeaseLost, QueueLimits
+
+TURBO = "acestep-v15-turbo"
+LIMITS = QueueLimits(jobs=5, attempts=2)
+MADE = Made(
+    tracks=(Track(ref="0" * 32 + ".mp3", audio_format=AudioFormat.MP3, seconds=10.0, size=1, sha256="00"),),
+    plans=(SongPlan(caption="c", lyrics="l", language="en", metas=Metas(bpm=120), codes=(1, 2)),),
+    dit_model=TURBO,
+    lm_model=None,
+    seconds_by_stage={"denoise": 0.5},
+)
+
+
+def request(**fields: object) -> MusicRequest:
+    return MusicRequest.model_validate({"model": TURBO, "seeds": (1,), "prompt": "jazz", **fields})
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite+aiosqlite:///{tmp_path / 'jobs.db'}"
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[JobStore]:
+    store = await JobStore.open(url, LIMITS)
+    yield store
+    await store.close()
+
+
+async def read(store: JobStore, job: Job) -> Job:
+    (seen,) = await store.get([job.id], job.owner)
+    assert seen is not None
+    return seen
+
+
+async def claim(store: JobStore, lease_s: float = 60) -> Job:
+    job = await store.claim("a worker", lease_s, [TURBO])
+    assert job is not None
+    return job
+
+
+async def test_a_submitted_job_is_read_back_as_it_was_asked(store: JobStore) -> None:
+    job = await store.submit(request(lyrics="Été 夏"), "")
+    assert await read(store, job) == job
+    assert (job.status, job.queue_position, job.request.lyrics) == (Status.QUEUED, 1, "Été 夏")
+
+
+async def test_jobs_survive_the_process_that_took_them(url: str) -> None:
+    first = await JobStore.open(url, LIMITS)
+    job = await first.submit(request(), "")
+    await first.close()
+    second = await JobStore.open(url, LIMITS)
+    assert await read(second, job) == job
+    await second.close()
+
+
+async def test_positions_count_those_ahead_and_the_job_itself(store: JobStore) -> None:
+    jobs = [await store.submit(request(), "") for _ in range(3)]
+    await claim(store)
+    positions = [(await read(store, job)).queue_position for job in jobs]
+    assert positions == [0, 1, 2]
+
+
+async def test_a_full_queue_refuses_and_keeps_nothing(store: JobStore) -> None:
+    for _ in range(LIMITS.jobs):
+        await store.submit(request(), "")
+    with pytest.raises(Overloaded, match="queue is full"):
+        await store.submit(request(), "")
+    assert (await store.stats()).total == LIMITS.jobs
+    assert await store.retry_after_s() >= 1
+
+
+async def test_of_many_who_submit_at_once_no_more_get_in_than_there_is_room(url: str) -> None:
+    stores = [await JobStore.open(url, LIMITS) for _ in range(3)]
+    tries = [store.submit(request(), "") for store in stores for _ in range(4)]
+    seen = await asyncio.gather(*tries, return_exceptions=True)
+    assert sum(isinstance(one, Job) for one in seen) == LIMITS.jobs
+    assert sum(isinstance(one, Overloaded) for one in seen) == len(tries) - LIMITS.jobs
+    for store in stores:
+        await store.close()
+
+
+async def test_somebody_elses_job_is_as_unknown_as_one_that_never_was(store: JobStore) -> None:
+    job = await store.submit(request(), "anna")
+    assert await store.get([job.id, "never"], "bert") == [None, None]
+
+
+async def test_the_oldest_job_that_these_models_can_make_is_claimed(store: JobStore) -> None:
+    await store.submit(request(model="acestep-v15-base"), "")
+    second = await store.submit(request(), "")
+    await store.submit(request(), "")
+    claimed = await claim(store)
+    assert (claimed.id, claimed.status, claimed.attempt, claimed.fence) == (second.id, Status.RUNNING, 1, 1)
+
+
+async def test_two_conductors_never_get_the_same_job(url: str) -> None:
+    one, two = await JobStore.open(url, LIMITS), await JobStore.open(url, LIMITS)
+    for _ in range(5):
+        await one.submit(request(), "")
+    claimed = await asyncio.gather(*(store.claim("w", 60, [TURBO]) for store in (one, two) for _ in range(4)))
+    ids = [job.id for job in claimed if job is not None]
+    assert len(ids) == len(set(ids)) == 5
+    await one.close()
+    await two.close()
+
+
+async def test_an_empty_queue_gives_nothing(store: JobStore) -> None:
+    assert await store.claim("w", 60, [TURBO]) is None
+
+
+async def test_a_job_whose_lease_ran_out_is_claimed_again_and_its_first_worker_is_refused(store: JobStore) -> None:
+    await store.submit(request(), "")
+    zombie = await claim(store, lease_s=-1)
+    heir = await claim(store)
+    assert (heir.id, heir.fence, heir.attempt) == (zombie.id, 2, 2)
+    for write in (store.renew(zombie, 60), store.report(zombie, "plan", 0.5), store.succeed(zombie, MADE)):
+        with pytest.raises(LeaseLost):
+            await write
+    await store.succeed(heir, MADE)
+    assert (await read(store, heir)).made == MADE
+
+
+async def test_a_job_whose_workers_are_lost_too_often_fails_and_says_so(store: JobStore) -> None:
+    job = await store.submit(request(), "")
+    for _ in range(LIMITS.attempts):
+        await claim(store, lease_s=-1)
+    assert await store.claim("w", 60, [TURBO]) is None
+    seen = await read(store, job)
+    assert (seen.status, seen.error_code) == (Status.FAILED, "worker_lost")
+
+
+async def test_a_job_ends_once(store: JobStore) -> None:
+    await store.submit(request(), "")
+    job = await claim(store)
+    await store.succeed(job, MADE)
+    for second_end in (store.fail(job, "bad_audio", "silence"), store.succeed(job, MADE), store.mark_cancelled(job)):
+        with pytest.raises(LeaseLost):
+            await second_end
+    assert (await read(store, job)).status == Status.SUCCEEDED
+
+
+async def test_a_failure_is_kept_with_its_reason(store: JobStore) -> None:
+    await store.submit(request(), "")
+    job = await claim(store)
+    await store.fail(job, "bad_audio", "silence came out of the VAE")
+    seen = await read(store, job)
+    assert (seen.status, seen.error_code, seen.error_message) == (
+        Status.FAILED,
+        "bad_audio",
+        "silence came out of the VAE",
+    )
+    assert seen.finished_at is not None
+
+
+async def test_progress_never_falls(store: JobStore) -> None:
+    await store.submit(request(), "")
+    job = await claim(store)
+    await store.report(job, "denoise", 0.6)
+    await store.report(job, "denoise", 0.55)
+    seen = await read(store, job)
+    assert (seen.stage, seen.progress) == ("denoise", 0.6)
+
+
+async def test_a_job_given_back_stands_where_it_stood(store: JobStore) -> None:
+    first = await store.submit(request(), "")
+    await store.submit(request(), "")
+    await store.give_back(await claim(store))
+    seen = await read(store, first)
+    assert (seen.status, seen.queue_position, seen.attempt) == (Status.QUEUED, 1, 0)
+    assert (await claim(store)).id == first.id
+
+
+async def test_a_queued_job_is_cancelled_at_once_and_never_claimed(store: JobStore) -> None:
+    job = await store.submit(request(), "anna")
+    cancelled = await store.cancel(job.id, "anna")
+    assert cancelled is not None
+    assert cancelled.status == Status.CANCELLED
+    assert await store.claim("w", 60, [TURBO]) is None
+
+
+async def test_a_running_job_hears_of_its_cancelling_when_it_renews(store: JobStore) -> None:
+    await store.submit(request(), "")
+    job = await claim(store)
+    assert not await store.renew(job, 60)
+    await store.cancel(job.id, "")
+    assert await store.renew(job, 60)
+    await store.mark_cancelled(job)
+    assert (await read(store, job)).status == Status.CANCELLED
+
+
+async def test_nobody_cancels_somebody_elses_job(store: JobStore) -> None:
+    job = await store.submit(request(), "anna")
+    assert await store.cancel(job.id, "bert") is None
+    assert (await read(store, job)).status == Status.QUEUED
+
+
+async def test_an_ended_job_stays_as_it_ended_when_cancelled(store: JobStore) -> None:
+    await store.submit(request(), "")
+    job = await claim(store)
+    await store.succeed(job, MADE)
+    seen = await store.cancel(job.id, "")
+    assert seen is not None
+    assert seen.status == Status.SUCCEEDED
+
+
+async def test_the_numbers_add_up(store: JobStore) -> None:
+    for _ in range(4):
+        await store.submit(request(), "")
+    await store.succeed(await claim(store), MADE)
+    await store.fail(await claim(store), "bad_audio", "silence")
+    await claim(store)
+    stats = await store.stats()
+    assert (stats.total, stats.queued, stats.running, stats.succeeded, stats.failed) == (4, 1, 1, 1, 1)
+    assert 0 <= stats.avg_job_seconds < 5
