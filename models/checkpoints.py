@@ -13,6 +13,7 @@ from models.music import MusicRequest, Task
 
 VAE = "vae"
 TEXT_ENCODER = "Qwen3-Embedding-0.6B"
+TINY_MARK = "tiny.json"  # lies beside the checkpoints that models.tiny wrote
 BUNDLE = "ACE-Step/Ace-Step1.5"
 
 _SONG_TASKS = (Task.TEXT2MUSIC, Task.COVER, Task.REPAINT)
@@ -66,8 +67,17 @@ def variant_named(name: str) -> Variant:
         raise UnknownModel(f"no DiT variant is called {name!r}; known are {', '.join(VARIANTS)}") from None
 
 
+SERVED_TASKS = (Task.TEXT2MUSIC,)  # of those the checkpoints know
+
+
 def check_request(request: MusicRequest, variant: Variant) -> None:
-    """Raises InvalidRequest for what this variant cannot do."""
+    """Raises InvalidRequest for what this variant, or this server yet, cannot do."""
+    if request.task_type not in SERVED_TASKS:
+        raise InvalidRequest(
+            f"task_type {request.task_type.value!r} is not served yet; allowed: {', '.join(SERVED_TASKS)}"
+        )
+    if request.src_audio or request.reference_audio:
+        raise InvalidRequest("source and reference audio are not served yet; leave them out")
     if request.task_type not in variant.tasks:
         raise InvalidRequest(
             f"task_type {request.task_type.value!r} is not one of {variant.name}'s: {', '.join(variant.tasks)}"

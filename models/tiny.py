@@ -25,13 +25,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 
-from models.checkpoints import TEXT_ENCODER, VAE
+from models.checkpoints import TEXT_ENCODER, TINY_MARK, VAE
 from models.errors import CheckpointError
 from models.weights import dit_config, original_name
 
 AUDIO_CODES = 2000  # of the 64,000 real ones; enough to look different, few enough to load at once
 SILENCE_FRAMES = 15_000
-MARK = "tiny.json"
 VERSION = 1
 LM = "acestep-5Hz-lm-0.6B"
 
@@ -145,7 +144,7 @@ def write_tiny(root: Path) -> None:
 
 
 def _is_complete(root: Path) -> bool:
-    mark = root / MARK
+    mark = root / TINY_MARK
     return mark.is_file() and bool(json.loads(mark.read_text())["version"] == VERSION)
 
 
@@ -162,7 +161,7 @@ def _write_all(root: Path) -> None:
         _write_qwen(root / TEXT_ENCODER, Qwen3Model, tokenizer)
         torch.manual_seed(102)
         _write_qwen(root / LM, Qwen3ForCausalLM, make_tokenizer(AUDIO_CODES))
-    (root / MARK).write_text(json.dumps({"version": VERSION, "weights": "random"}))
+    (root / TINY_MARK).write_text(json.dumps({"version": VERSION, "weights": "random"}))
 
 
 def _write_dit(folder: Path, raw: Mapping[str, Any]) -> None:

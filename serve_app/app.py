@@ -1,7 +1,5 @@
 """The graph, drawn in one screen: ingress → conductor → lm, one dit a variant, vae."""
 
-from __future__ import annotations
-
 from ray import serve
 from ray.serve import Application
 
@@ -17,6 +15,7 @@ from serve_app.settings import AppSettings
 def build_app(settings: AppSettings) -> Application:
     """What `serve run` and every config file call, with the file's `args:`.
 
+    Serve reads the annotation at run time to validate the arguments, so it must not become a string.
     Shares of CPU and GPU, replica counts and queue lengths are set by deployment name in the config file.
     Raises CheckpointError when a checkpoint is absent.
     """
@@ -25,10 +24,10 @@ def build_app(settings: AppSettings) -> Application:
 
 
 def graph(settings: AppSettings) -> Application:
-    lm = serve.deployment(LmReplica, name="lm").bind(settings, settings.lm) if settings.lm else None
+    lm = serve.deployment(name="lm")(LmReplica).bind(settings, settings.lm) if settings.lm else None
     dits = {
-        dit.model: serve.deployment(DitReplica, name=f"dit-{dit.model}").bind(settings, dit) for dit in settings.dit
+        dit.model: serve.deployment(name=f"dit-{dit.model}")(DitReplica).bind(settings, dit) for dit in settings.dit
     }
-    vae = serve.deployment(VaeReplica, name="vae").bind(settings)
-    conductor = serve.deployment(ConductorReplica, name="conductor").bind(settings, lm, dits, vae)
-    return serve.deployment(serve.ingress()(Ingress), name="ingress").bind(settings, conductor)
+    vae = serve.deployment(name="vae")(VaeReplica).bind(settings)
+    conductor = serve.deployment(name="conductor")(ConductorReplica).bind(settings, lm, dits, vae)
+    return serve.deployment(name="ingress")(serve.ingress()(Ingress)).bind(settings, conductor)

@@ -1,4 +1,4 @@
-"""Checks Serve config files more strictly than Serve, which lets unknown keys pass: `python -m serve_app.check FILE…`"""
+"""Checks Serve config files more strictly than Serve, which lets unknown keys pass: `python -m serve_app.check FILE`"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ValidationError
 from ray.serve import Application
+from ray.serve._private.build_app import build_app as walk_graph  # Serve's own, there is no public one
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from models.errors import AceError
@@ -28,7 +29,7 @@ class BadConfig(AceError):
 
 
 def check_file(path: Path) -> None:
-    """Raises BadConfig with every fault found: unknown keys anywhere, values out of range, deployments that do not exist."""
+    """Raises BadConfig with every fault: unknown keys anywhere, values out of range, deployments that do not exist."""
     faults = list(faults_of(path))
     if faults:
         raise BadConfig("\n".join(f"{path}: {fault}" for fault in faults))
@@ -64,14 +65,12 @@ def application_faults(application: ServeApplicationSchema) -> Iterator[str]:
     known = deployment_names(built)
     for deployment in application.deployments:
         if deployment.name not in known:
-            yield f"deployments: {deployment.name!r} is not in the graph that args describe; it has {', '.join(sorted(known))}"
+            yield f"deployments: {deployment.name!r} is not in the graph of these args: {', '.join(sorted(known))}"
 
 
 def deployment_names(application: Application) -> set[str]:
     """Names of every deployment bound into an application."""
-    from ray.serve._private.build_app import build_app  # the one place that walks a graph
-
-    return {deployment.name for deployment in build_app(application, name="check").deployments}
+    return {deployment.name for deployment in walk_graph(application, name="check").deployments}
 
 
 def unknown_keys(content: object, model: type[BaseModel], where: str = "") -> Iterator[str]:

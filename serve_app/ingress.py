@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from models.checkpoints import check_request, variant_named
+from models.checkpoints import SERVED_TASKS, check_request, variant_named
 from models.errors import InvalidRequest, UnknownModel
 from models.music import MusicRequest
 from models.pipeline import needs_lm
@@ -33,7 +34,7 @@ def catalogue_of(settings: AppSettings) -> Catalogue:
                 name=variant.name,
                 is_default=index == 0,
                 is_turbo=variant.is_turbo,
-                tasks=tuple(variant.tasks),
+                tasks=SERVED_TASKS,
                 default_steps=variant.default_steps,
                 max_steps=variant.max_steps,
             )
@@ -44,7 +45,7 @@ def catalogue_of(settings: AppSettings) -> Catalogue:
 class FrontDesk:
     """The desk of one ingress replica, over the shared store."""
 
-    def __init__(self, settings: AppSettings, conductor: DeploymentHandle) -> None:
+    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
         self.catalogue = catalogue_of(settings)
         self._settings = settings
         self._conductor = conductor
@@ -75,8 +76,14 @@ class FrontDesk:
     async def look_up(self, ids: Sequence[str], owner: str) -> list[Job | None]:
         return await self.store.get(ids, owner)
 
+    async def cancel(self, id_: str, owner: str) -> Job | None:
+        return await self.store.cancel(id_, owner)
+
     async def stats(self) -> Stats:
         return await self.store.stats()
+
+    async def retry_after_s(self) -> int:
+        return await self.store.retry_after_s()
 
     async def open_track(self, ref: str) -> TrackFile | None:
         return await self._artifacts.open(ref)
@@ -97,7 +104,7 @@ class FrontDesk:
 class Ingress:
     """The replica: a FastAPI application built where it runs, so that nothing of it has to be pickled."""
 
-    def __init__(self, settings: AppSettings, conductor: DeploymentHandle) -> None:
+    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
         self._settings = settings
         self._desk = FrontDesk(settings, conductor)
 

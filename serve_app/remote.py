@@ -82,7 +82,7 @@ async def retried(call: Callable[[], Awaitable[T]], what: str) -> T:
 
 
 class RemoteLm:
-    def __init__(self, handle: DeploymentHandle) -> None:
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle.options(stream=True)
 
     async def plan(self, request: MusicRequest, on_progress: OnProgress = ignore) -> tuple[SongPlan, ...]:
@@ -93,7 +93,7 @@ class RemoteLm:
 
 
 class RemoteDit:
-    def __init__(self, handle: DeploymentHandle) -> None:
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle.options(stream=True)
 
     async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents:
@@ -104,7 +104,7 @@ class RemoteDit:
 
 
 class RemoteVae:
-    def __init__(self, handle: DeploymentHandle) -> None:
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
 
     async def encode(self, audio: str, seed: int) -> Latents:

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import yaml
 
+from models.errors import CheckpointError
 from serve_app.check import BadConfig, check_file
+from serve_app.prepare import prepare
 from serve_app.settings import PROJECT, AppSettings
 
 ONE_GPU = PROJECT / "serve_config.yaml"
@@ -93,6 +95,7 @@ def run(scenario: Path) -> int:
         )
         return 2
     announce(scenario, settings)
+    prepare(settings)
     say("starting    Ray Serve and the models; a minute or two")
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local", str(scenario)]
     server = subprocess.Popen(
@@ -128,10 +131,10 @@ def main() -> int:
     scenario = parser.parse_args().scenario or (ONE_GPU if has_gpu() else NO_GPU)
     try:
         check_file(scenario)
-    except BadConfig as error:
+        return run(scenario.resolve())
+    except (BadConfig, CheckpointError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    return run(scenario.resolve())
 
 
 if __name__ == "__main__":

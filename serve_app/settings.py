@@ -34,6 +34,7 @@ class DitSettings(Settings):
     model: str = "acestep-v15-turbo"
     songs: Annotated[int, Field(ge=1, le=8)] = 8
     tokens: Annotated[int, Field(ge=7500)] = 24_000
+    packs_rows: bool | None = None  # all songs in one forward; unless said, on a GPU only
 
     @model_validator(mode="after")
     def _is_known(self) -> DitSettings:
@@ -61,7 +62,7 @@ class ApiSettings(Settings):
     """`keys_from`: the environment variable with the API keys, separated by commas; unset or empty means no key."""
 
     keys_from: str = "ACESTEP_API_KEY"
-    cors_origins: tuple[str, ...] = ("null", "http://localhost", "http://127.0.0.1")
+    cors_origins: tuple[str, ...] = ()  # besides pages of this machine
     max_body_mib: Annotated[int, Field(ge=1)] = 64
 
 

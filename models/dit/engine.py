@@ -80,11 +80,7 @@ class DitEngine:
     async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents:
         """Raises AceError. Cancelling it frees the song's place at the next step."""
         loop = asyncio.get_running_loop()
-        work = self._work_of(song, lambda done, planned: loop.call_soon_threadsafe(on_progress, done, planned))
-        with self._changed:
-            self._refuse_when_closed()
-            self._waiting.add(work, work.cost)
-            self._changed.notify()
+        work = self._take(song, lambda done, planned: loop.call_soon_threadsafe(on_progress, done, planned))
         try:
             return await asyncio.wrap_future(work.answer)
         except asyncio.CancelledError:
@@ -94,10 +90,10 @@ class DitEngine:
             raise
 
     def warm_up(self) -> None:
-        """Makes ten seconds of nothing in particular, through every part a song goes through."""
+        """Makes ten seconds of nothing in particular, through every part a song goes through. Blocks."""
         request = MusicRequest(model=self._variant.name, seeds=(0,), inference_steps=1)
         plan = SongPlan(caption="", lyrics="", language="unknown", metas=Metas(duration=10.0), codes=(0,) * 50)
-        asyncio.run(self.denoise(Song(request, 0, plan)))
+        self._take(Song(request, 0, plan), ignore).answer.result()
 
     def check_health(self) -> None:
         """Raises EngineError when the device thread has died or has been on one step for too long."""
@@ -113,6 +109,15 @@ class DitEngine:
             self._is_closed = True
             self._changed.notify()
         self._thread.join()
+
+    def _take(self, song: Song, say: Callable[[int, int], object]) -> _Work:
+        """Puts a song in line."""
+        work = self._work_of(song, say)
+        with self._changed:
+            self._refuse_when_closed()
+            self._waiting.add(work, work.cost)
+            self._changed.notify()
+        return work
 
     def _work_of(self, song: Song, say: Callable[[int, int], object]) -> _Work:
         settings, remarks = sampling.resolve(song.request, self._variant)

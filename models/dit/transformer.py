@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from diffusers import AceStepTransformer1DModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.dit.attention import Attention, Lengths, attention_for
@@ -37,7 +37,7 @@ class Transformer:
         with torch.device("meta"):
             model: Any = AceStepTransformer1DModel(**weights.config.transformer)
         load_strictly(model, weights.transformer, "DiT")
-        self._model = model.to(device, dtype).eval().requires_grad_(False)
+        self._model: Any = nn.Module.to(model, device, dtype).eval().requires_grad_(False)
         self._device = device
         self._dtype = dtype
         self._attention = attention_for(device)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderOobleck
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import audio
 from models.errors import BadAudio, EngineError
@@ -34,7 +34,7 @@ class VaeEngine:
     def __init__(self, folder: Path, keep: Keep, device: torch.device, encoders: int) -> None:
         self._device = device
         self._dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self._vae = _load(folder).to(device, self._dtype)
+        self._vae: AutoencoderOobleck = nn.Module.to(_load(folder), device, self._dtype)
         self._keep = keep
         self._thread = ThreadPoolExecutor(1, "vae-device")
         self._encoders = ThreadPoolExecutor(encoders, "vae-encode")
@@ -77,7 +77,7 @@ class VaeEngine:
     def _decode(self, latents: np.ndarray[Any, np.dtype[np.float32]]) -> Tensor:
         self._busy_since = time.monotonic()
         try:
-            return self.decode_samples(torch.from_numpy(latents))
+            return self.decode_samples(torch.tensor(latents))
         finally:
             self._busy_since = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -22,9 +23,9 @@ class ConductorReplica:
     def __init__(
         self,
         settings: AppSettings,
-        lm: DeploymentHandle | None,
-        dits: Mapping[str, DeploymentHandle],
-        vae: DeploymentHandle,
+        lm: DeploymentHandle[Any] | None,
+        dits: Mapping[str, DeploymentHandle[Any]],
+        vae: DeploymentHandle[Any],
     ) -> None:
         planner = RemoteLm(lm) if lm is not None else None
         decoder = RemoteVae(vae)

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from models.music import Latents, Song
+from serve_app.deployments.device import device_of
 from serve_app.remote import Report, stream
 from serve_app.settings import AppSettings, DitSettings
 
 
 class DitReplica:
     def __init__(self, settings: AppSettings, dit: DitSettings) -> None:
+        from models.batching import BatchLimits
         from models.dit.engine import DitEngine
 
-        self._engine = DitEngine(settings.checkpoints_folder, dit.model)
+        limits = BatchLimits(songs=dit.songs, cost=dit.tokens)
+        self._engine = DitEngine(settings.checkpoints_folder, dit.model, limits, device_of(settings), dit.packs_rows)
         self._engine.warm_up()
 
-    def denoise(self, song: Song) -> AsyncIterator[Report | Latents]:
-        return stream(lambda on_progress: self._engine.denoise(song, on_progress))
+    async def denoise(self, song: Song) -> AsyncIterator[Report | Latents]:
+        async for item in stream(lambda on_progress: self._engine.denoise(song, on_progress)):
+            yield item
 
     async def check_health(self) -> None:
         self._engine.check_health()

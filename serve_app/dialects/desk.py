@@ -37,11 +37,17 @@ class Catalogue:
 class TrackFile(Protocol):
     """A stored file that can be read in part. `etag` is its SHA-256 ; `modified_at` in seconds since the epoch."""
 
-    ref: str
-    media_type: str
-    size: int
-    etag: str
-    modified_at: float
+    @property
+    def media_type(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def etag(self) -> str: ...
+
+    @property
+    def modified_at(self) -> float: ...
 
     def read(self, first: int, last: int) -> AsyncIterator[bytes]:
         """Bytes `first` to `last`, both included, in chunks."""
@@ -60,6 +66,14 @@ class Desk(Protocol):
         """In the order asked; `None` for an id that is unknown or somebody else's."""
         ...
 
+    async def cancel(self, id_: str, owner: str) -> Job | None:
+        """The job as it is now; `None` for one that is unknown or somebody else's."""
+        ...
+
     async def stats(self) -> Stats: ...
+
+    async def retry_after_s(self) -> int:
+        """When to ask again after Overloaded."""
+        ...
 
     async def open_track(self, ref: str) -> TrackFile | None: ...

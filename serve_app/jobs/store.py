@@ -1,8 +1,8 @@
 """Where jobs are kept: one SQL database that every ingress and conductor of a host opens for itself.
 
 A job is committed before its caller hears of it. Whoever claims one holds it under a lease, on the database's clock,
-and under a fence that grows with every claim: a write under an older fence is refused, so a job that was given to another
-conductor cannot be finished twice.
+and under a fence that grows with every claim: a write under an older fence is refused, so a job that was given to
+another conductor cannot be finished twice.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class JobStore:
                     fence=jobs.c.fence + 1,
                     worker=worker,
                     lease_until=NOW + lease_s,
-                    started_at=func.coalesce(jobs.c.started_at, NOW),
+                    started_at=NOW,
                 )
                 .returning(jobs.c.number)
             )

@@ -21,7 +21,7 @@ def test_the_first_line_of_a_scenario_says_when_to_use_it(path: Path) -> None:
 MISTAKES = [
     ("proxy_location:", "proxy_locations:", "proxy_locations"),
     ("port: 8001", "prot: 8001", "http_options.prot"),
-    ("log_level: INFO", "log_levels: INFO", "logging_config.log_levels"),
+    ("log_level: WARNING", "log_levels: WARNING", "logging_config.log_levels"),
     ("route_prefix: /", "route_prefixes: /", "applications[0].route_prefixes"),
     ("max_ongoing_requests: 200", "max_ongoing_request: 200", "applications[0].deployments[0].max_ongoing_request"),
     ("{num_cpus: 0.1}", "{num_cpu: 0.1}", "num_cpu"),

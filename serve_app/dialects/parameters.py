@@ -1,0 +1,175 @@
+"""The parameters of `/release_task`: their names and aliases, where they are looked up, and what they become."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from models.errors import InvalidRequest
+from serve_app.dialects.bodies import nested
+
+METAS = ("metas", "meta", "metadata", "user_metadata", "userMetadata")
+NESTING = ("param_obj", *METAS)
+TRUE = ("1", "true", "yes", "y", "on")
+FALSE = ("0", "false", "no", "n", "off")
+
+Read = Callable[[Any], Any]
+
+
+def text(value: Any) -> str:
+    return value if isinstance(value, str) else str(value)
+
+
+def whole(value: Any) -> int | None:
+    """An integer, however it is written; blank is not given."""
+    number = real(value)
+    if number is None:
+        return None
+    if not number.is_integer():
+        raise ValueError("is not a whole number")
+    return int(value) if isinstance(value, int) else int(number)
+
+
+def real(value: Any) -> float | None:
+    """A finite number, however it is written; blank is not given."""
+    if isinstance(value, str) and not value.strip():
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("is not a number") from None
+    if not math.isfinite(number):
+        raise ValueError("is not a finite number")
+    return number
+
+
+def yes_or_no(value: Any) -> bool | None:
+    """What ACE-Step takes for true and false; blank is not given, any other word is false, as its clients expect."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    return None if not word else word in TRUE
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """`names` in the order in which they are looked up; the first is the documented one."""
+
+    names: tuple[str, ...]
+    read: Read
+    default: Any = None
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+def _parameter(read: Read, names: str, default: Any = None, note: str = "") -> Parameter:
+    return Parameter(tuple(names.split()), read, default, note)
+
+
+PARAMETERS = tuple(
+    _parameter(*row)
+    for row in (
+        (text, "prompt caption", "", "What the music is like."),
+        (text, "lyrics", "", "Empty or [Instrumental]: no voice."),
+        (yes_or_no, "thinking", False, "The 5 Hz LM plans the song's audio codes."),
+        (yes_or_no, "sample_mode sampleMode", False, "The LM invents caption, lyrics and metadata."),
+        (text, "sample_query sampleQuery description desc", "", "As sample_mode, following this description."),
+        (yes_or_no, "use_format useFormat format", False, "The LM rewrites caption and lyrics first."),
+        (text, "model model_name modelName dit_model ditModel", None, "A DiT of /v1/models."),
+        (whole, "bpm", None, "30 to 300."),
+        (text, "key_scale keyscale keyScale key", "", "Such as C major or Am."),
+        (text, "time_signature timesignature timeSignature", "", "2, 3, 4 or 6; 4/4 is 4."),
+        (real, "audio_duration duration audioDuration target_duration targetDuration", None, "Seconds, 10 to 600."),
+        (text, "vocal_language vocalLanguage language", "", "Such as en, zh, ja."),
+        (text, "audio_format audioFormat", "mp3", "mp3, wav or flac."),
+        (lambda value: value, "audio_code_string audioCodeString audio_codes", "", "Codes as text, one or a list."),
+        (whole, "inference_steps inferenceSteps", None, "1 to 20 on turbo models, to 200 on others."),
+        (real, "guidance_scale guidanceScale", None, "Not on turbo models."),
+        (yes_or_no, "use_random_seed useRandomSeed", True, "False: `seed` decides."),
+        (lambda value: value, "seed", None, "A number, or several as text, separated by commas."),
+        (whole, "batch_size batchSize", None, "Songs to make, 1 to 8; 2 unless given."),
+        (real, "shift", None, "1 to 5."),
+        (text, "infer_method inferMethod", "ode", "ode or sde."),
+        (lambda value: value, "timesteps", None, "Values of t from 1 to 0, separated by commas."),
+        (yes_or_no, "use_adg useAdg", False, "Not on turbo models."),
+        (real, "cfg_interval_start cfgIntervalStart", None, "0 to 1."),
+        (real, "cfg_interval_end cfgIntervalEnd", None, "0 to 1."),
+        (text, "lm_model_path lmModelPath", "", "The LM to plan with."),
+        (text, "lm_backend lmBackend", "vllm", "vllm or pt."),
+        (real, "lm_temperature lmTemperature", None, "0 is greedy."),
+        (real, "lm_cfg_scale lmCfgScale", None, "1 or less is off."),
+        (real, "lm_repetition_penalty lmRepetitionPenalty", None, "1 is off."),
+        (whole, "lm_top_k lmTopK", None, "0 is off."),
+        (real, "lm_top_p lmTopP", None, "1 or more is off."),
+        (text, "lm_negative_prompt lmNegativePrompt", None, "What the music is not like."),
+        (yes_or_no, "use_cot_caption cot_caption cot-caption useCotCaption", None, "The LM may reword the caption."),
+        (yes_or_no, "use_cot_language cot_language cot-language useCotLanguage", None, "It may name the language."),
+        (yes_or_no, "constrained_decoding constrainedDecoding constrained", None, "The LM keeps to the form."),
+        (yes_or_no, "constrained_decoding_debug constrainedDecodingDebug", None, "Traces how."),
+        (yes_or_no, "allow_lm_batch allowLmBatch parallel_thinking", None, "A job's songs planned side by side."),
+        (text, "task_type taskType", "text2music", "What to make of what."),
+        (text, "instruction", "", "Made from the task where it is not given."),
+        (text, "reference_audio_path ref_audio_path referenceAudioPath refAudioPath", "", "A song to sound like."),
+        (text, "src_audio_path ctx_audio_path sourceAudioPath srcAudioPath ctxAudioPath", "", "A song to work on."),
+    )
+)
+
+
+class Given:
+    """The parameters of one request: looked up at the top, then in `param_obj`, then in the first metadata there is."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._fields = fields
+        metas = next((fields[name] for name in METAS if fields.get(name)), None)
+        self._sources = (fields, nested(fields.get("param_obj")), nested(metas))
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of a documented name, or its default. Raises InvalidRequest that names what was sent."""
+        parameter = BY_NAME[name]
+        for sent_as, value in self._found(parameter):
+            try:
+                read = parameter.read(value)
+            except ValueError as error:
+                raise InvalidRequest(f"{sent_as} {error}: {value!r}. {parameter.note}") from None
+            return parameter.default if read is None else read
+        return parameter.default
+
+    def __contains__(self, name: str) -> bool:
+        return next(self._found(BY_NAME[name]), None) is not None
+
+    def unknown(self, also_known: frozenset[str]) -> list[str]:
+        """Names sent that mean nothing here."""
+        known = {name for parameter in PARAMETERS for name in parameter.names} | also_known | {*NESTING, "ai_token"}
+        return sorted({name for source in self._sources for name in source if name not in known})
+
+    def _found(self, parameter: Parameter) -> Iterator[tuple[str, Any]]:
+        for source in self._sources:
+            for name in parameter.names:
+                if source.get(name) is not None:
+                    yield name, source[name]
+
+
+BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+def openapi_body() -> dict[str, Any]:
+    """The request body for the API page: every documented name."""
+    types: dict[Any, str] = {text: "string", whole: "integer", real: "number", yes_or_no: "boolean"}
+    properties = {
+        parameter.name: {
+            **({"type": types[parameter.read]} if parameter.read in types else {}),
+            "description": " ".join(
+                [parameter.note, *([f"Also: {', '.join(parameter.names[1:])}."] if parameter.names[1:] else [])]
+            ),
+            **({} if parameter.default in (None, "") else {"default": parameter.default}),
+        }
+        for parameter in PARAMETERS
+    }
+    schema = {"schema": {"type": "object", "properties": properties}}
+    kinds = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
+    return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, schema)}}

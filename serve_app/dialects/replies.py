@@ -1,0 +1,24 @@
+"""The envelope of the ACE-Step APIs, and its errors: one body that every kind of client finds its own words in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+
+def envelope(data: Any) -> dict[str, Any]:
+    return {"data": data, "code": 200, "error": None, "timestamp": _now_ms(), "extra": None}
+
+
+def refusal(status: int, detail: Any, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """`detail` is a sentence, or FastAPI's list of faults; `error` is always a sentence."""
+    error = detail if isinstance(detail, str) else "; ".join(str(fault.get("msg", fault)) for fault in detail)
+    body = {"detail": detail, "data": None, "code": status, "error": error, "timestamp": _now_ms(), "extra": None}
+    return JSONResponse(body, status, dict(headers or {}))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
