@@ -306,7 +306,8 @@ def routes(desk: Desk, access: Access) -> APIRouter:
             raise HTTPException(404, f"no task {task_id!r}")
         return envelope({"task_id": job.id, "status": job.status.value})
 
-    @router.api_route("/v1/audio", methods=["GET", "HEAD"])
+    @router.head("/v1/audio", include_in_schema=False)
+    @router.get("/v1/audio")
     async def audio(request: Request, path: str) -> Response:
         """A finished file, whole or in part."""
         access.owner_by_query(request)

@@ -1,0 +1,113 @@
+"""The API over a desk that keeps jobs in a list: everything but Serve, the store and the engines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import httpx
+import pytest
+
+from models.checkpoints import check_request, variant_named
+from models.errors import Overloaded, UnknownModel
+from models.music import MusicRequest
+from serve_app.dialects.desk import Catalogue, Desk, ModelCard
+from serve_app.edge import EdgeOptions, build_api
+from serve_app.jobs.job import Job, Stats, Status
+
+TURBO, BASE = "acestep-v15-turbo", "acestep-v15-base"
+CONTENT = bytes(range(256)) * 4
+
+
+@dataclass(frozen=True)
+class FakeFile:
+    media_type: str = "audio/mpeg"
+    size: int = len(CONTENT)
+    etag: str = "abc"
+    modified_at: float = 1_700_000_000.0
+
+    async def read(self, first: int, last: int) -> AsyncIterator[bytes]:
+        yield CONTENT[first : last + 1]
+
+
+@dataclass
+class FakeDesk:
+    catalogue: Catalogue = Catalogue(
+        (ModelCard(TURBO, True, True, ("text2music",), 8, 20), ModelCard(BASE, False, False, ("text2music",), 50, 200)),
+        ("acestep-5Hz-lm-0.6B",),
+    )
+    jobs: list[Job] = field(default_factory=list)
+    is_full: bool = False
+    is_broken: bool = False
+
+    async def submit(self, request: MusicRequest, owner: str) -> Job:
+        if self.is_broken:
+            raise RuntimeError("the password is swordfish")
+        if self.is_full:
+            raise Overloaded("Server busy: queue is full")
+        if request.model not in [card.name for card in self.catalogue.models]:
+            raise UnknownModel(f"this server does not run model {request.model!r}; it runs {TURBO}, {BASE}")
+        check_request(request, variant_named(request.model))
+        job = Job(
+            id=f"job-{len(self.jobs)}",
+            owner=owner,
+            status=Status.QUEUED,
+            request=request,
+            created_at=1_700_000_000.5,
+            started_at=None,
+            finished_at=None,
+            attempt=0,
+            fence=0,
+            stage="queued",
+            progress=0.0,
+            queue_position=len(self.jobs) + 1,
+            error_code=None,
+            error_message=None,
+            made=None,
+        )
+        self.jobs.append(job)
+        return job
+
+    async def look_up(self, ids: Sequence[str], owner: str) -> list[Job | None]:
+        known = {job.id: job for job in self.jobs if job.owner == owner}
+        return [known.get(id_) for id_ in ids]
+
+    async def cancel(self, id_: str, owner: str) -> Job | None:
+        (job,) = await self.look_up([id_], owner)
+        return None if job is None else replace(job, status=Status.CANCELLED)
+
+    async def stats(self) -> Stats:
+        return Stats(10, 1, 2, 3, 4, 0, 200, 12.3456)
+
+    async def retry_after_s(self) -> int:
+        return 7
+
+    async def open_track(self, ref: str) -> FakeFile | None:
+        return FakeFile() if ref == "abc.mp3" else None
+
+
+Connect = Callable[..., httpx.AsyncClient]
+
+
+@pytest.fixture
+def desk() -> FakeDesk:
+    return FakeDesk()
+
+
+@pytest.fixture
+def connect(desk: FakeDesk) -> Iterator[Connect]:
+    """A client of an API with these options."""
+    as_desk: Desk = desk
+
+    def connect(**options: object) -> httpx.AsyncClient:
+        api = build_api(as_desk, EdgeOptions(**options))  # type: ignore[arg-type]  # a test's shorthand
+        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://server")
+
+    yield connect
+
+
+@pytest.fixture
+async def client(connect: Connect) -> AsyncIterator[httpx.AsyncClient]:
+    async with connect() as client:
+        yield client

@@ -1,0 +1,223 @@
+"""Every documented parameter, under every name, in JSON and in a form, lands where it belongs or is refused by name."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from serve_app.dialects.parameters import PARAMETERS
+
+if TYPE_CHECKING:
+    from models.music import MusicRequest
+    from tests.contract.conftest import FakeDesk
+
+# documented parameter: value sent, MusicRequest field, value there
+LANDS: dict[str, tuple[Any, str, Any]] = {
+    "prompt": ("jazz", "prompt", "jazz"),
+    "lyrics": ("la la", "lyrics", "la la"),
+    "thinking": (True, "thinking", True),
+    "sample_mode": (True, "sample_query", ""),
+    "sample_query": ("a sad song", "sample_query", "a sad song"),
+    "use_format": (True, "use_format", True),
+    "model": ("acestep-v15-base", "model", "acestep-v15-base"),
+    "bpm": (120, "bpm", 120),
+    "key_scale": ("Am", "key_scale", "A minor"),
+    "time_signature": ("6/8", "time_signature", "6"),
+    "audio_duration": (42.5, "audio_duration", 42.5),
+    "vocal_language": ("ja", "vocal_language", "ja"),
+    "audio_format": ("flac", "audio_format", "flac"),
+    "audio_code_string": ("<|audio_code_5|><|audio_code_63999|>", "audio_codes", ((5, 63_999), (5, 63_999))),
+    "inference_steps": (12, "inference_steps", 12),
+    "guidance_scale": (4.5, "guidance_scale", 4.5),
+    "shift": (2.0, "shift", 2.0),
+    "infer_method": ("sde", "infer_method", "sde"),
+    "timesteps": ("0.9, 0.5,0", "timesteps", (0.9, 0.5, 0.0)),
+    "use_adg": (True, "use_adg", True),
+    "cfg_interval_start": (0.2, "cfg_interval_start", 0.2),
+    "cfg_interval_end": (0.8, "cfg_interval_end", 0.8),
+    "lm_model_path": ("acestep-5Hz-lm-0.6B", "lm_model", "acestep-5Hz-lm-0.6B"),
+    "lm_backend": ("pt", "lm_backend", "pt"),
+    "lm_temperature": (0.5, "lm_temperature", 0.5),
+    "lm_cfg_scale": (3.0, "lm_cfg_scale", 3.0),
+    "lm_repetition_penalty": (1.1, "lm_repetition_penalty", 1.1),
+    "lm_top_k": (40, "lm_top_k", 40),
+    "lm_top_p": (0.8, "lm_top_p", 0.8),
+    "lm_negative_prompt": ("noise", "lm_negative_prompt", "noise"),
+    "use_cot_caption": (False, "use_cot_caption", False),
+    "use_cot_language": (False, "use_cot_language", False),
+    "constrained_decoding": (False, "constrained_decoding", False),
+    "constrained_decoding_debug": (True, "constrained_decoding_debug", True),
+    "allow_lm_batch": (False, "allow_lm_batch", False),
+    "task_type": ("text2music", "task_type", "text2music"),
+    "instruction": ("Make it loud:", "instruction", "Make it loud:"),
+}
+TESTED_ELSEWHERE = {"use_random_seed", "seed", "batch_size", "reference_audio_path", "src_audio_path"}
+NAMED = [
+    (name, LANDS[parameter.name]) for parameter in PARAMETERS if parameter.name in LANDS for name in parameter.names
+]
+
+
+async def asked(client: httpx.AsyncClient, desk: FakeDesk, body: dict[str, Any], **how: Any) -> MusicRequest:
+    reply = await client.post("/release_task", **(how or {"json": body}))
+    assert reply.status_code == 200, reply.text
+    return desk.jobs[-1].request
+
+
+def test_every_documented_parameter_is_tested() -> None:
+    assert {parameter.name for parameter in PARAMETERS} == LANDS.keys() | TESTED_ELSEWHERE
+
+
+@pytest.mark.parametrize(("name", "row"), NAMED, ids=[name for name, _ in NAMED])
+async def test_it_lands_from_json(
+    client: httpx.AsyncClient, desk: FakeDesk, name: str, row: tuple[Any, str, Any]
+) -> None:
+    sent, field, value = row
+    assert getattr(await asked(client, desk, {name: sent}), field) == value
+
+
+@pytest.mark.parametrize(("name", "row"), NAMED, ids=[name for name, _ in NAMED])
+async def test_it_lands_from_a_form(
+    client: httpx.AsyncClient, desk: FakeDesk, name: str, row: tuple[Any, str, Any]
+) -> None:
+    sent, field, value = row
+    written = {name: str(sent).lower() if isinstance(sent, bool) else str(sent)}
+    assert getattr(await asked(client, desk, {}, data=written), field) == value
+    multipart = {name: (None, written[name])}
+    assert getattr(await asked(client, desk, {}, files=multipart), field) == value
+
+
+@pytest.mark.parametrize("place", ["param_obj", "metas", "meta", "metadata", "user_metadata", "userMetadata"])
+@pytest.mark.parametrize("is_text", [False, True])
+async def test_everything_may_be_nested(client: httpx.AsyncClient, desk: FakeDesk, place: str, is_text: bool) -> None:
+    inner: Any = {"bpm": 99, "keyscale": "C major", "duration": 33, "language": "fr", "thinking": True}
+    request = await asked(client, desk, {place: json.dumps(inner) if is_text else inner})
+    assert (request.bpm, request.key_scale, request.audio_duration) == (99, "C major", 33)
+    assert (request.vocal_language, request.thinking) == ("fr", True)
+
+
+async def test_the_top_wins_over_what_is_nested_and_null_is_not_given(
+    client: httpx.AsyncClient, desk: FakeDesk
+) -> None:
+    request = await asked(client, desk, {"bpm": 60, "param_obj": {"bpm": 70, "duration": 20}, "metas": {"bpm": 80}})
+    assert (request.bpm, request.audio_duration) == (60, 20)
+    request = await asked(client, desk, {"bpm": None, "param_obj": {"bpm": 70}, "metas": {"bpm": 80}})
+    assert request.bpm == 70
+
+
+@pytest.mark.parametrize(
+    ("body", "named", "allowed"),
+    [
+        ({"audio_duration": 9.9}, "audio_duration", "10"),
+        ({"audio_duration": 601}, "audio_duration", "600"),
+        ({"bpm": 29}, "bpm", "30"),
+        ({"bpm": 301}, "bpm", "300"),
+        ({"bpm": "fast"}, "bpm", "30 to 300"),
+        ({"bpm": 120.5}, "bpm", "whole number"),
+        ({"batch_size": 9}, "batch_size", "1 to 8"),
+        ({"batch_size": -1}, "batch_size", "1 to 8"),
+        ({"inference_steps": 21}, "inference_steps", "1 to 20"),
+        ({"inference_steps": 0}, "inference_steps", "1"),
+        ({"inference_steps": 201, "model": "acestep-v15-base"}, "inference_steps", "200"),
+        ({"shift": 5.1}, "shift", "1 to 5"),
+        ({"shift": "NaN"}, "shift", "finite"),
+        ({"guidance_scale": float("1e9")}, "guidance_scale", "30"),
+        ({"cfg_interval_start": 1.5}, "cfg_interval_start", "0 to 1"),
+        ({"cfg_interval_start": 0.9, "cfg_interval_end": 0.1}, "cfg_interval_start", "cfg_interval_end"),
+        ({"infer_method": "euler"}, "infer_method", "ode"),
+        ({"audio_format": "ogg"}, "audio_format", "mp3"),
+        ({"key_scale": "H dur"}, "key_scale", "C# minor"),
+        ({"time_signature": "7"}, "time_signature", "2, 3, 4 or 6"),
+        ({"vocal_language": "xx"}, "vocal_language", "zh"),
+        ({"timesteps": "1,zero"}, "timesteps", "commas"),
+        ({"timesteps": "2,1"}, "timesteps", "1 to 0"),
+        ({"seed": "abc", "use_random_seed": False}, "seed", "number"),
+        ({"seed": 2**40, "use_random_seed": False}, "seed", "4294967295"),
+        ({"audio_code_string": "la la"}, "audio_code_string", "<|audio_code_123|>"),
+        ({"audio_code_string": "<|audio_code_64000|>"}, "audio_code_string", "63999"),
+        ({"audio_code_string": ["<|audio_code_1|>"] * 3}, "audio_code_string", "2 songs"),
+        ({"lm_backend": "mlx"}, "lm_backend", "vllm"),
+        ({"lm_temperature": -1}, "lm_temperature", "0"),
+        ({"task_type": "cover"}, "task_type", "text2music"),
+        ({"task_type": "dance"}, "task_type", "text2music"),
+        ({"reference_audio_path": "/tmp/x.mp3"}, "reference_audio_path", "leave it out"),
+        ({"model": "acestep-v16"}, "acestep-v16", "acestep-v15-turbo"),
+        ({"prompt": "x" * 5000}, "prompt", "2048"),
+    ],
+    ids=str,
+)
+async def test_what_is_out_of_range_is_refused_by_name_with_what_is_allowed(
+    client: httpx.AsyncClient, desk: FakeDesk, body: dict[str, Any], named: str, allowed: str
+) -> None:
+    reply = await client.post("/release_task", json=body)
+    assert reply.status_code == 400
+    assert named in reply.json()["detail"]
+    assert allowed in reply.json()["detail"]
+    assert reply.json()["error"] == reply.json()["detail"]
+    assert desk.jobs == []
+
+
+async def test_what_is_left_open_is_left_to_the_model(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    request = await asked(client, desk, {"audio_duration": -1, "bpm": 0, "key_scale": "", "time_signature": ""})
+    assert (request.audio_duration, request.bpm, request.key_scale, request.time_signature) == (None,) * 4
+    assert (request.inference_steps, request.guidance_scale, request.shift, request.vocal_language) == (None,) * 4
+    assert (request.model, request.songs, request.audio_format) == ("acestep-v15-turbo", 2, "mp3")
+
+
+async def test_whole_numbers_may_be_written_with_a_point(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    request = await asked(client, desk, {"bpm": 120.0, "batch_size": "4.0"})
+    assert (request.bpm, request.songs) == (120, 4)
+
+
+@pytest.mark.parametrize(
+    ("body", "first_seeds", "songs"),
+    [
+        ({"seed": 5, "use_random_seed": False, "batch_size": 1}, [5], 1),
+        ({"seed": 5, "use_random_seed": False, "batch_size": 3}, [5], 3),
+        ({"seed": "12,34", "use_random_seed": "false"}, [12, 34], 2),
+        ({"seed": "12, 34, 56", "use_random_seed": False, "batch_size": 2}, [12, 34], 2),
+        ({"seed": -1, "use_random_seed": False}, [], 2),
+        ({"seed": 0, "use_random_seed": False, "batch_size": 1}, [0], 1),
+    ],
+    ids=str,
+)
+async def test_seeds_are_used_as_given_and_drawn_where_not(
+    client: httpx.AsyncClient, desk: FakeDesk, body: dict[str, Any], first_seeds: list[int], songs: int
+) -> None:
+    request = await asked(client, desk, body)
+    assert list(request.seeds[: len(first_seeds)]) == first_seeds
+    assert len(set(request.seeds)) == songs
+
+
+async def test_random_seeds_differ_and_a_seed_that_is_not_used_is_reported(client: httpx.AsyncClient) -> None:
+    reply = await client.post("/release_task", json={"seed": 5})
+    assert reply.json()["data"]["warnings"] == ["seed: not used, use_random_seed is true"]
+
+
+async def test_top_p_of_one_and_more_is_off(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    assert (await asked(client, desk, {"lm_top_p": 1.5})).lm_top_p == 1.0
+
+
+async def test_one_list_of_codes_a_song(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    request = await asked(client, desk, {"audio_code_string": ["<|audio_code_1|>", "<|audio_code_2|>"]})
+    assert request.audio_codes == ((1,), (2,))
+
+
+async def test_the_word_for_a_file_format_does_not_switch_formatting_on(
+    client: httpx.AsyncClient, desk: FakeDesk
+) -> None:
+    assert not (await asked(client, desk, {"format": "mp3"})).use_format
+
+
+async def test_what_is_not_known_is_reported_not_swallowed(client: httpx.AsyncClient) -> None:
+    reply = await client.post("/release_task", json={"prompt": "x", "sampler_mode": "heun", "param_obj": {"eta": 1}})
+    warnings = reply.json()["data"]["warnings"]
+    assert warnings == ["eta: not known here, not used", "sampler_mode: not known here, not used"]
+
+
+async def test_source_audio_sent_along_with_text2music_is_tolerated_and_reported(client: httpx.AsyncClient) -> None:
+    reply = await client.post("/release_task", data={"prompt": "x"}, files={"src_audio": ("s.wav", b"RIFF")})
+    assert reply.status_code == 200
+    assert reply.json()["data"]["warnings"] == ["src_audio: not used by text2music"]
