@@ -1,71 +1,111 @@
-"""Who runs next on a busy device. Pure: no threads, no tensors, a clock that is handed in."""
+"""Who runs next on a busy device. Pure: no threads, no tensors, and time is handed in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
-# A waiting item moves ahead of one this much cheaper for each second it has waited longer: short songs go first while
-# the queue is young, and nothing waits for ever.
-AGEING_PER_S = 500.0
+# A song may be overtaken by one that came this many times the difference of their work later. With 0 the order is
+# that of arrival; the larger, the sooner short songs pass. No value starves anybody: time itself moves a song forward.
+PATIENCE = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a song takes of one forward."""
+
+    rows: int
+    cost: int
+
+    def __add__(self, other: Size) -> Size:
+        return Size(self.rows + other.rows, self.cost + other.cost)
+
+
+NOTHING = Size(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """`songs` at a time, and `cost` of all together; one song alone is always let in."""
+    """The most one forward takes: `songs` in rows, of which a guided song has two, and `cost` of all together."""
 
-    songs: int
-    cost: int
+    songs: int = 8
+    cost: int = 16_000  # tokens
+
+    def __post_init__(self) -> None:
+        if self.songs < 1 or self.cost < 1:
+            raise ValueError(f"a batch takes at least 1 song and a cost of 1, not {self.songs} and {self.cost}")
+
+    def has_room(self, present: Size, more: Size) -> bool:
+        """A song beyond the limits runs when it is alone."""
+        total = present + more
+        return present == NOTHING or (total.rows <= self.songs and total.cost <= self.cost)
 
 
-@dataclass(slots=True)
-class _Waiting(Generic[T]):
-    item: T
-    cost: int
-    since: float
+class WaitingLine(Generic[T]):
+    """Songs in the order they are admitted: by arrival plus PATIENCE times their expected work.
 
+    That sum never changes while a song waits, so a heap holds the order: a decision costs the logarithm of the line.
+    Items are told apart by hash and equality.
+    """
 
-@dataclass(slots=True)
-class Admission(Generic[T]):
-    """Items wait here until there is room beside those that run."""
-
-    limits: BatchLimits
-    clock: Callable[[], float]
-    _waiting: list[_Waiting[T]] = field(default_factory=list)
-
-    def add(self, item: T, cost: int) -> None:
-        self._waiting.append(_Waiting(item, cost, self.clock()))
-
-    def remove(self, item: T) -> bool:
-        """Whether the item was still waiting."""
-        before = len(self._waiting)
-        self._waiting = [waiting for waiting in self._waiting if waiting.item is not item]
-        return len(self._waiting) < before
+    def __init__(self, limits: BatchLimits, patience: float = PATIENCE) -> None:
+        self.limits = limits
+        self._patience = patience
+        self._heap: list[tuple[float, int, T]] = []
+        self._sizes: dict[T, Size] = {}  # an item that was withdrawn is in the heap only
+        self._ticks = count()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._sizes)
 
-    def admit(self, running_songs: int, running_cost: int) -> list[T]:
-        """Takes out those that may start now, first in line first. Who does not fit holds back all behind it."""
-        now = self.clock()
-        line = sorted(self._waiting, key=lambda waiting: waiting.cost - AGEING_PER_S * (now - waiting.since))
+    def add(self, item: T, size: Size, arrived_s: float, expected_s: float) -> None:
+        """`expected_s` is how long the item is thought to keep the device busy."""
+        self._sizes[item] = size
+        heapq.heappush(self._heap, (arrived_s + self._patience * expected_s, next(self._ticks), item))
+
+    def withdraw(self, item: T) -> None:
+        """Forgets an item; one that is not waiting any more is no error."""
+        self._sizes.pop(item, None)
+
+    def clear(self) -> list[T]:
+        """Takes everybody out."""
+        left, self._sizes, self._heap = list(self._sizes), {}, []
+        return left
+
+    def admit(self, present: Size) -> list[T]:
+        """Takes out those who fit beside what is present, in order. The first that does not fit holds up the rest,
+        or a long song would wait for ever while short ones slip past it."""
         admitted: list[T] = []
-        for waiting in line:
-            is_alone = running_songs == 0
-            has_room = running_songs < self.limits.songs and running_cost + waiting.cost <= self.limits.cost
-            if not (is_alone or has_room):
+        while self._heap:
+            item = self._heap[0][2]
+            size = self._sizes.get(item)
+            if size is not None and not self.limits.has_room(present, size):
                 break
-            running_songs += 1
-            running_cost += waiting.cost
-            admitted.append(waiting.item)
-            self._waiting.remove(waiting)
+            heapq.heappop(self._heap)
+            if size is not None:
+                present = present + size
+                del self._sizes[item]
+                admitted.append(item)
         return admitted
 
 
-def halves(items: list[T]) -> tuple[list[T], list[T]]:
-    """For a second try when the whole did not fit into memory."""
+def run_in_halves(
+    run: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], out_of_memory: type[Exception]
+) -> list[R | None]:
+    """Runs all items at once or, where memory does not suffice, in halves. `None` for one that does not fit alone."""
+    if not items:
+        return []
+    try:
+        return list(run(items))
+    except out_of_memory:
+        pass  # retried below: in here the traceback would keep the failed run's tensors alive
+    if len(items) == 1:
+        return [None]
     middle = len(items) // 2
-    return items[:middle], items[middle:]
+    return run_in_halves(run, items[:middle], out_of_memory) + run_in_halves(run, items[middle:], out_of_memory)

@@ -18,6 +18,7 @@ BUNDLE = "ACE-Step/Ace-Step1.5"
 
 _SONG_TASKS = (Task.TEXT2MUSIC, Task.COVER, Task.REPAINT)
 _STEM_TASKS = (Task.LEGO, Task.EXTRACT, Task.COMPLETE)
+SERVED_TASKS = (Task.TEXT2MUSIC,)  # of those the checkpoints know
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,6 @@ def variant_named(name: str) -> Variant:
         raise UnknownModel(f"no DiT variant is called {name!r}; known are {', '.join(VARIANTS)}") from None
 
 
-SERVED_TASKS = (Task.TEXT2MUSIC,)  # of those the checkpoints know
-
-
 def check_request(request: MusicRequest, variant: Variant) -> None:
     """Raises InvalidRequest for what this variant, or this server yet, cannot do."""
     if request.task_type not in SERVED_TASKS:
@@ -86,6 +84,16 @@ def check_request(request: MusicRequest, variant: Variant) -> None:
         raise InvalidRequest(
             f"inference_steps {request.inference_steps}: {variant.name} takes 1 to {variant.max_steps}"
         )
+    if request.timesteps is not None:
+        _check_timesteps(request.timesteps, variant)
+
+
+def _check_timesteps(timesteps: tuple[float, ...], variant: Variant) -> None:
+    count = max((place + 1 for place, t in enumerate(timesteps) if t > 0), default=0)
+    if not 1 <= count <= variant.max_steps:
+        raise InvalidRequest(f"timesteps: {count} are above 0; {variant.name} takes 1 to {variant.max_steps}")
+    if list(timesteps) != sorted(timesteps, reverse=True):
+        raise InvalidRequest(f"timesteps: {list(timesteps)} rise somewhere; they run from noise, 1, down to music, 0")
 
 
 def locate(name: str, root: Path) -> Path:

@@ -139,7 +139,7 @@ class MusicRequest(Value):
     inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
     guidance_scale: Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)] | None = None
     shift: Annotated[float, Field(ge=1.0, le=5.0, allow_inf_nan=False)] | None = None
-    infer_method: Literal["ode", "sde"] = "ode"
+    infer_method: Literal["ode", "sde", "heun"] = "ode"
     timesteps: Annotated[tuple[Share, ...], Field(min_length=1, max_length=201)] | None = None
     use_adg: bool = False
     cfg_interval_start: Share = 0.0

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,6 @@ def attend_packed(
     query: Tensor, key: Tensor, value: Tensor, lengths: tuple[Lengths, Lengths], window: int | None
 ) -> Tensor:
     """All rows in one CUDA kernel (FlashAttention), the band included."""
-    from torch.nn.attention.varlen import varlen_attn
-
     queries, keys = lengths
     answer = varlen_attn(
         query,
@@ -74,7 +73,7 @@ def _rows(packed: Tensor, lengths: Lengths) -> tuple[Tensor, ...]:
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
     q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))  # (1, head, token, width)
-    mask = None if window is None or len(query) <= window else _band(len(query), window, query.device)
+    mask = None if window is None or len(query) <= window + 1 else _band(len(query), window, query.device)
     answer = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
     return answer[0].transpose(0, 1)
 

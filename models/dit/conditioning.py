@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers.models.transformers.ace_step_transformer import _ace_step_rotary_freqs, _create_4d_mask
 from diffusers.pipelines.ace_step.modeling_ace_step import (
     AceStepAudioTokenDetokenizer,
     AceStepAudioTokenizer,
@@ -15,8 +15,18 @@ from diffusers.pipelines.ace_step.modeling_ace_step import (
 )
 from torch import Tensor, nn
 
+from models.dit.stepping import Condition, Conditions
 from models.errors import TooLong
-from models.music import Metas, Song, frames_of
+from models.music import (
+    FRAMES_PER_SECOND,
+    INSTRUMENTAL_LYRICS,
+    Metas,
+    MusicRequest,
+    Song,
+    SongPlan,
+    Task,
+    frames_of,
+)
 from models.weights import DitWeights, load_strictly, read_text_encoder
 
 M = TypeVar("M", bound=nn.Module)
@@ -24,17 +34,10 @@ M = TypeVar("M", bound=nn.Module)
 TEXT_TOKENS = 256
 LYRIC_TOKENS = 2048
 FRAMES_PER_CODE = 5
-GENERATE = "Fill the audio semantic mask based on the given conditions:"
-COVER = "Generate audio semantic tokens based on the given conditions:"
-
-
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """`condition` (token, width) goes to the cross-attention, `context` (frame, 128) beside the noisy latents."""
-
-    condition: Tensor
-    context: Tensor
-    remarks: tuple[str, ...]
+INSTRUCTIONS = {
+    Task.TEXT2MUSIC: "Fill the audio semantic mask based on the given conditions:",
+    Task.COVER: "Generate audio semantic tokens based on the given conditions:",
+}
 
 
 class Conditioner:
@@ -53,33 +56,69 @@ class Conditioner:
 
     def conditions_of(self, song: Song) -> Conditions:
         """Raises TooLong where the song outlasts the checkpoint's silence latent."""
-        duration = song.plan.metas.duration
-        assert duration is not None, "the pipeline settles every song's length"
-        frames = frames_of(duration)
+        request, plan = song.request, song.plan
+        frames = self._frames_of(plan.metas)
+        lyrics, lyric_cut = self._tokens(lyric_prompt(plan.language, plan.lyrics), LYRIC_TOKENS, "lyrics")
+        prompt = text_prompt(instruction_of(request, plan), plan.caption, plan.metas)
+        text, text_cut = self._tokens(prompt, TEXT_TOKENS, "caption and metadata")
+        first = Condition(self._condition(text, lyrics), self._context(self._source(plan.codes, frames)))
+        then, not_applied = self._after_letting_go(request, plan, lyrics, frames)
+        return Conditions(first, then, text_cut + lyric_cut + not_applied)
+
+    def _frames_of(self, metas: Metas) -> int:
+        assert metas.duration is not None, "the pipeline settles every song's length"
+        frames = frames_of(metas.duration)
         if frames > len(self._silence):
-            raise TooLong(f"{duration:g} s asked; this checkpoint makes at most {len(self._silence) // 25} s")
-        instruction = song.request.instruction or (COVER if song.plan.codes else GENERATE)
-        text = text_prompt(instruction, song.plan.caption, song.plan.metas)
-        text_ids, text_cut = self._tokens(text, TEXT_TOKENS, "caption and metadata")
-        lyric_ids, lyric_cut = self._tokens(lyric_prompt(song.plan.language, song.plan.lyrics), LYRIC_TOKENS, "lyrics")
-        text_states = self._text_model(input_ids=text_ids).last_hidden_state
-        lyric_states = self._text_model.get_input_embeddings()(lyric_ids)
-        condition = self._encoder.pack(text_states, lyric_states, self._silent_timbre)
-        source = self._source(song.plan.codes, frames)
-        context = torch.cat([source, torch.ones_like(source)], dim=-1)  # chunk mask 1: generate everything
-        return Conditions(condition, context, text_cut + lyric_cut)
+            most = len(self._silence) // FRAMES_PER_SECOND
+            raise TooLong(f"{metas.duration:g} s asked; this checkpoint makes at most {most} s")
+        return frames
+
+    def _condition(self, text: Tensor, lyrics: Tensor) -> Tensor:
+        """(token, width) from two rows of token ids."""
+        text_states = self._text_model(input_ids=text).last_hidden_state
+        lyric_states = self._text_model.get_input_embeddings()(lyrics)
+        return self._encoder.pack(text_states, lyric_states, self._silent_timbre)
+
+    def _context(self, source: Tensor) -> Tensor:
+        """Source latents beside a chunk mask of 1: everything is to be generated."""
+        return torch.cat([source, torch.ones_like(source)], dim=-1)
+
+    def _after_letting_go(
+        self, request: MusicRequest, plan: SongPlan, lyrics: Tensor, frames: int
+    ) -> tuple[Condition | None, tuple[str, ...]]:
+        """What a song with codes goes on with where `audio_cover_strength` is below 1: plain text2music."""
+        if request.audio_cover_strength == 1.0:
+            return None, ()
+        if not plan.codes:
+            return None, ("audio_cover_strength: not applied, the song has no audio codes to let go of",)
+        prompt = text_prompt(INSTRUCTIONS[Task.TEXT2MUSIC], plan.caption, plan.metas)
+        text, _ = self._tokens(prompt, TEXT_TOKENS, "caption and metadata")
+        return Condition(self._condition(text, lyrics), self._context(self._silence[:frames])), ()
 
     def _source(self, codes: tuple[int, ...], frames: int) -> Tensor:
-        """(frame, channel) in fp32: the codes' latents, continued by silence; silence alone where there are no codes."""
+        """(frame, channel) in fp32: the codes' latents continued by silence, or silence alone."""
         if not codes:
             return self._silence[:frames]
         hints = self._codes.latents(torch.tensor(codes, device=self._device))[:frames].float()
         return torch.cat([hints, self._silence[: frames - len(hints)]])
 
     def _tokens(self, text: str, limit: int, what: str) -> tuple[Tensor, tuple[str, ...]]:
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        cut = (f"{what}: cut to the {limit} tokens that the model reads, of {len(ids)}",) if len(ids) > limit else ()
-        return torch.tensor([ids[:limit]], device=self._device), cut
+        """Alone, so that nothing is padded; with the special tokens that the tokenizer itself adds."""
+        ids = self._tokenizer(text)["input_ids"]
+        cut: tuple[str, ...] = ()
+        if len(ids) > limit:
+            cut = (f"{what}: cut to the {limit} tokens that the model reads, of {len(ids)}",)
+            ids = self._tokenizer(text, truncation=True, max_length=limit)["input_ids"]
+        return torch.tensor([ids], device=self._device), cut
+
+
+def instruction_of(request: MusicRequest, plan: SongPlan) -> str:
+    """The caller's, else the task's; a song with audio codes is a cover of them."""
+    given = (request.instruction or "").strip()
+    if given:
+        return given
+    is_of_codes = request.task_type is Task.TEXT2MUSIC and bool(plan.codes)
+    return INSTRUCTIONS[Task.COVER if is_of_codes else request.task_type]
 
 
 def text_prompt(instruction: str, caption: str, metas: Metas) -> str:
@@ -97,6 +136,8 @@ def text_prompt(instruction: str, caption: str, metas: Metas) -> str:
 
 
 def lyric_prompt(language: str, lyrics: str) -> str:
+    if lyrics.strip().lower() in ("", "[inst]", "[instrumental]"):
+        lyrics = INSTRUMENTAL_LYRICS
     return f"# Languages\n{language}\n\n# Lyric\n{lyrics}<|endoftext|>"
 
 
@@ -148,8 +189,6 @@ class AudioCodes(nn.Module):
 
 def run_timbre_layers(encoder: Any, embedded: Tensor) -> Tensor:
     """The layers of diffusers' timbre encoder over (reference, position, width), norm included."""
-    from diffusers.models.transformers.ace_step_transformer import _ace_step_rotary_freqs, _create_4d_mask
-
     positions = embedded.shape[1]
     rotary = _ace_step_rotary_freqs(positions, encoder.head_dim, encoder.rope_theta, embedded.device, embedded.dtype)
     band = _create_4d_mask(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,21 @@ APG_MOMENTUM = -0.75
 APG_NORM_LIMIT = 2.5
 ADG_ANGLE_LIMIT = 3.14 / 6  # the reference's pi
 EPSILON = 1e-6  # also keeps angles above 1e-3, so that their sine divides
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """How far a song is guided, by angle or by projection, and between which t, bounds included."""
+
+    scale: float
+    by_angle: bool = False
+    start: float = 0.0
+    end: float = 1.0
+
+    def is_active(self, t: float) -> bool:
+        """Compared in float32, as the reference does: a bound of 0.9 is the float32 nearest to it."""
+        low, value, high = torch.tensor((self.start, t, self.end), dtype=torch.float32).tolist()
+        return bool(low <= value <= high)
 
 
 def cfg(cond: Tensor, null: Tensor, scale: float) -> Tensor:
@@ -31,7 +48,7 @@ def apg(cond: Tensor, null: Tensor, scale: float, momentum: Tensor | None) -> tu
 
 
 def adg(x: Tensor, cond: Tensor, null: Tensor, t: float, scale: float) -> Tensor:
-    """Angle-based guidance: turns the predicted music away from the unconditional one by a bounded angle, frame by frame.
+    """Angle-based guidance: turns each frame of the predicted music away from the unconditional one, within a limit.
 
     After the reference's `adg_forward`, in fp64 since the angles are small. `t` must be above 0.
     """
@@ -45,9 +62,3 @@ def adg(x: Tensor, cond: Tensor, null: Tensor, t: float, scale: float) -> Tensor
     share = (difference * other).sum(dim=-1, keepdim=True) / ((other * other).sum(dim=-1, keepdim=True) + EPSILON)
     guided = music * torch.cos(turned) + (difference - share * other) * (torch.sin(turned) / torch.sin(angle))
     return ((x - guided) / t).to(cond.dtype)
-
-
-def is_active(t: float, start: float, end: float) -> bool:
-    """Whether guidance applies at t, bounds included, compared in float32 as the reference does."""
-    low, value, high = (torch.tensor(number, dtype=torch.float32).item() for number in (start, t, end))
-    return low <= value <= high

@@ -1,109 +1,181 @@
 """Schedules and steps of flow matching, as pure functions: x runs from noise at t=1 to music at t=0 along a velocity.
 
-Source: the reference's `generate_audio` of the turbo and base models.
+Source: the reference's `generate_audio` of the turbo and base models. A song's x, t and step widths stay in float32
+whatever the transformer's dtype.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from models.checkpoints import Variant
-from models.music import LATENT_CHANNELS, MusicRequest
+from models.dit.guidance import Guidance
+from models.music import LATENT_CHANNELS, MusicRequest, Task
 
 TURBO_STEPS = 8
 TURBO_SHIFTS = (1.0, 2.0, 3.0)
-TURBO_TIMESTEPS_AT_MOST = 20
+
+
+class Method(StrEnum):
+    ODE = "ode"
+    SDE = "sde"
+    HEUN = "heun"
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one song is denoised. `timesteps` are those at which the DiT is called; after the last, t is 0."""
+    """How one song is denoised, settled before its first step.
+
+    `timesteps` has one value more than there are steps: t at each of them, then the 0 where the last one lands.
+    `noise_levels`, for the SDE, is the t that each step goes back up to. At `switch_step` a cover drops its source.
+    """
 
     timesteps: tuple[float, ...]
-    guidance_scale: float
-    method: Literal["ode", "sde"]
-    use_adg: bool
-    cfg_interval: tuple[float, float]
+    method: Method = Method.ODE
+    guidance: Guidance | None = None
+    noise_levels: tuple[float, ...] = ()
+    switch_step: int | None = None
+    ends_in_one_call: bool = False  # turbo's last step has no Heun corrector
 
     @property
-    def is_guided(self) -> bool:
-        return self.guidance_scale > 1.0
+    def steps(self) -> int:
+        return len(self.timesteps) - 1
 
-    def next_of(self, step: int) -> float:
-        return self.timesteps[step + 1] if step + 1 < len(self.timesteps) else 0.0
+    @property
+    def rows(self) -> int:
+        """Rows of one forward the song may take: a guided one has a second, without its condition."""
+        return 1 if self.guidance is None else 2
+
+    @property
+    def calls(self) -> int:
+        """Rows of all its forwards together."""
+        return self.rows * (self.steps + sum(self.corrects(step) for step in range(self.steps)))
+
+    def corrects(self, step: int) -> bool:
+        """Whether a step has a second forward, at the place where the first one led."""
+        return self.method is Method.HEUN and not (self.ends_in_one_call and step == self.steps - 1)
 
 
 def resolve(request: MusicRequest, variant: Variant) -> tuple[Sampling, tuple[str, ...]]:
-    """The request's wishes completed by the variant's defaults, and what of them does not apply to this variant."""
+    """The request's wishes completed by the variant's defaults, and what of them does not apply to this variant.
+
+    Turbo: 8 steps take the distilled table, its shift the nearest of 1, 2 and 3; any other count takes the formula
+    behind the tables, at the shift asked for.
+    """
     timesteps, remarks = _timesteps(request, variant)
-    guidance = variant.default_guidance if request.guidance_scale is None else request.guidance_scale
-    use_adg, interval = request.use_adg, (request.cfg_interval_start, request.cfg_interval_end)
-    if variant.is_turbo:
-        asked = {
-            "guidance_scale": request.guidance_scale not in (None, 1.0),
-            "use_adg": use_adg,
-            "cfg_interval_start, cfg_interval_end": interval != (0.0, 1.0),
-        }
-        remarks += [
-            f"{name}: not applied, {variant.name} is not guided" for name, is_asked in asked.items() if is_asked
-        ]
-        guidance, use_adg, interval = 1.0, False, (0.0, 1.0)
-    return Sampling(timesteps, guidance, request.infer_method, use_adg, interval), tuple(remarks)
-
-
-def _timesteps(request: MusicRequest, variant: Variant) -> tuple[tuple[float, ...], list[str]]:
-    steps = variant.default_steps if request.inference_steps is None else request.inference_steps
-    shift = variant.default_shift if request.shift is None else request.shift
-    if request.timesteps is not None:
-        remarks = ["inference_steps, shift: not applied, timesteps were given"] if request.inference_steps else []
-        return custom_schedule(request.timesteps, variant.is_turbo), remarks
-    if not variant.is_turbo or steps != TURBO_STEPS:
-        return schedule(steps, shift), []
-    snapped = nearest(shift, TURBO_SHIFTS)
-    remarks = (
-        []
-        if snapped == shift
-        else [f"shift: {snapped:g} applied instead of {shift:g}, the nearest this turbo model knows"]
+    guidance, not_guided = _guidance(request, variant)
+    method, strength = Method(request.infer_method), request.audio_cover_strength
+    settings = Sampling(
+        timesteps,
+        method,
+        guidance,
+        noise_levels=noise_levels(timesteps, variant.is_turbo) if method is Method.SDE else (),
+        switch_step=int((len(timesteps) - 1) * strength) if strength < 1.0 else None,
+        ends_in_one_call=variant.is_turbo,
     )
-    return schedule(steps, snapped), remarks
+    return settings, (*remarks, *not_guided, *_task_remarks(request))
 
 
 def schedule(steps: int, shift: float) -> tuple[float, ...]:
-    """`steps` values of t from 1 down, 0 left out: `shift` above 1 spends more of them near the noise."""
-    even = torch.linspace(1.0, 0.0, steps + 1)[:-1]
+    """`steps` + 1 values of t from 1 down to 0: `shift` above 1 spends more of them near the noise."""
+    even = torch.linspace(1.0, 0.0, steps + 1)
     return tuple((shift * even / (1 + (shift - 1) * even)).tolist())
 
 
-def custom_schedule(timesteps: Sequence[float], is_turbo: bool) -> tuple[float, ...]:
-    """The caller's own values of t, zeros at the end left out; turbo models take the nearest values they were trained on."""
-    given = list(timesteps)
-    while given and given[-1] == 0:
-        given.pop()
-    if not is_turbo:
-        return tuple(given)
-    trained = sorted({t for shift in TURBO_SHIFTS for t in schedule(TURBO_STEPS, shift)})
-    return tuple(nearest(t, trained) for t in given[:TURBO_TIMESTEPS_AT_MOST])
+def custom_schedule(given: Sequence[float], is_turbo: bool) -> tuple[float, ...]:
+    """The caller's own values of t with exactly one 0 at the end; turbo takes the nearest values it was trained on."""
+    own: list[float] = np.trim_zeros(np.asarray(given, dtype=np.float32), "b").tolist()
+    return (*(nearest(t, turbo_timesteps()) for t in own), 0.0) if is_turbo else (*own, 0.0)
+
+
+def turbo_timesteps() -> tuple[float, ...]:
+    """The 20 values of t in the three distilled tables."""
+    tables = (schedule(TURBO_STEPS, shift)[:-1] for shift in TURBO_SHIFTS)
+    return tuple(sorted({t for table in tables for t in table}))
 
 
 def nearest(value: float, allowed: Sequence[float]) -> float:
     return min(allowed, key=lambda candidate: abs(candidate - value))
 
 
-def noise_of(seed: int, frames: int) -> tuple[Tensor, torch.Generator]:
-    """(frame, channel) in fp32 on the CPU, so that a seed is one song on every device, and the generator to draw on from."""
+def noise_levels(timesteps: Sequence[float], is_turbo: bool) -> tuple[float, ...]:
+    """The reference's base models go back up to even values of t, whatever the schedule."""
+    steps = len(timesteps) - 1
+    return tuple(timesteps[1:]) if is_turbo else tuple(1 - (step + 1) / steps for step in range(steps))
+
+
+def noises_of(seed: int, frames: int) -> Iterator[Tensor]:
+    """A song's noise without end, each (frame, channel) fp32: first x at t=1, then what an SDE adds on the way.
+
+    Drawn on the CPU at the song's own length, so that a seed is one song on every device and in every batch.
+    """
     generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn((1, frames, LATENT_CHANNELS), generator=generator)[0], generator
+    while True:
+        yield torch.randn((frames, LATENT_CHANNELS), generator=generator)
 
 
 def euler(x: Tensor, velocity: Tensor, t: float, t_next: float) -> Tensor:
     return x - velocity * (t - t_next)
 
 
-def renoise(x: Tensor, velocity: Tensor, t: float, t_next: float, noise: Tensor) -> Tensor:
-    """The stochastic step: to the predicted music, then back up to t_next with new noise."""
-    return t_next * noise + (1 - t_next) * (x - velocity * t)
+def heun(x: Tensor, velocity: Tensor, corrected: Tensor, t: float, t_next: float) -> Tensor:
+    """The step along the mean of the velocity at t and of the one found where Euler's step led."""
+    return x - (velocity + corrected) * (0.5 * (t - t_next))
+
+
+def renoise(x: Tensor, velocity: Tensor, t: float, level: float, noise: Tensor) -> Tensor:
+    """The stochastic step: to the predicted music, then back up to `level` with new noise."""
+    return level * noise + (1 - level) * (x - velocity * t)
+
+
+def _timesteps(request: MusicRequest, variant: Variant) -> tuple[tuple[float, ...], list[str]]:
+    if request.timesteps is not None:
+        return _given_timesteps(request, request.timesteps, variant)
+    steps = request.inference_steps or variant.default_steps
+    shift = variant.default_shift if request.shift is None else request.shift
+    if not variant.is_turbo or steps != TURBO_STEPS:
+        return schedule(steps, shift), []
+    snapped = nearest(shift, TURBO_SHIFTS)
+    remark = f"shift: {snapped:g} applied instead of {shift:g}, the nearest this turbo model knows"
+    return schedule(steps, snapped), [] if snapped == shift else [remark]
+
+
+def _given_timesteps(
+    request: MusicRequest, given: tuple[float, ...], variant: Variant
+) -> tuple[tuple[float, ...], list[str]]:
+    unused = [name for name in ("inference_steps", "shift") if getattr(request, name) is not None]
+    remarks = [f"{name}: not applied, timesteps were given" for name in unused]
+    own, taken = custom_schedule(given, is_turbo=False), custom_schedule(given, variant.is_turbo)
+    if not np.allclose(own, taken, rtol=0, atol=1e-6):
+        remarks.append("timesteps: moved to the nearest of the 20 this turbo model knows")
+    return taken, remarks
+
+
+def _guidance(request: MusicRequest, variant: Variant) -> tuple[Guidance | None, list[str]]:
+    """The reference guides above 1 only."""
+    interval = (request.cfg_interval_start, request.cfg_interval_end)
+    scale = variant.default_guidance if request.guidance_scale is None else request.guidance_scale
+    if not variant.is_turbo and scale > 1.0:
+        return Guidance(scale, request.use_adg, *interval), []
+    reason = f"{variant.name} is not guided" if variant.is_turbo else f"nothing is guided at scale {scale:g}"
+    asked = {
+        "guidance_scale": request.guidance_scale not in (None, 1.0),
+        "use_adg": request.use_adg,
+        "cfg_interval_start, cfg_interval_end": interval != (0.0, 1.0),
+    }
+    return None, [f"{name}: not applied, {reason}" for name, is_asked in asked.items() if is_asked]
+
+
+def _task_remarks(request: MusicRequest) -> list[str]:
+    """Fields of tasks other than the one asked for."""
+    remarks = []
+    is_window_given = request.repainting_start != 0.0 or request.repainting_end is not None
+    if is_window_given and request.task_type not in (Task.REPAINT, Task.LEGO):
+        remarks.append(f"repainting_start, repainting_end: not applied to task_type {request.task_type.value}")
+    return remarks

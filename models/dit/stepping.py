@@ -2,90 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from models.dit import guidance, sampling
-from models.dit.sampling import Sampling
-from models.dit.transformer import Row, Transformer
-from models.errors import BadLatents
+from models.dit.sampling import Method, Sampling
+from models.dit.transformer import Row
 
 
-@dataclass(slots=True, eq=False)
-class Trajectory:
-    """One song on its way from noise to music; everything that decides its sound is in here."""
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What steers a song."""
 
-    sampling: Sampling
-    condition: Tensor  # (token, width)
-    context: Tensor  # (frame, 2 x channel)
-    x: Tensor  # (frame, channel) fp32
-    generator: torch.Generator  # for methods that draw noise on the way
-    momentum: Tensor | None = None  # of projected guidance
-    step: int = 0
+    tokens: Tensor  # (token, width), for the cross-attention
+    context: Tensor  # (frame, 2 x channel), beside the noisy latents: source latents, chunk mask
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """A song's condition and, where a cover lets go of its source, the one that takes over at `switch_step`."""
+
+    first: Condition
+    then: Condition | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
-    def t(self) -> float:
-        return self.sampling.timesteps[self.step]
+    def frames(self) -> int:
+        return len(self.first.context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prediction:
+    """The first half of a Heun step: where Euler led, and along which velocity."""
+
+    x: Tensor
+    velocity: Tensor
+
+
+class Trajectory:
+    """One song on its way from noise to music; everything that decides its sound is in here.
+
+    `noises` gives (frame, channel) fp32: x at t=1 first, then what an SDE adds on the way.
+    """
+
+    def __init__(self, settings: Sampling, conditions: Conditions, null: Tensor, noises: Iterator[Tensor]) -> None:
+        self.sampling = settings
+        self.step = 0
+        self._conditions = conditions
+        self._null = null  # (1, width): one token does for any number of them, since they are all the same
+        self._noises = noises
+        self._momentum: Tensor | None = None  # of projected guidance
+        self._prediction: _Prediction | None = None
+        self.x = self._draw()  # (frame, channel) fp32
 
     @property
     def is_done(self) -> bool:
-        return self.step == len(self.sampling.timesteps)
+        return self.step == self.sampling.steps
+
+    def rows(self) -> list[Row]:
+        """What the DiT is to be asked next: with the condition and, where guidance is on at this t, without."""
+        condition, x = self._condition, self._probed_x
+        row = Row(x, self._t, condition.context, condition.tokens)
+        guided = self.sampling.guidance
+        if guided is None or not guided.is_active(self._t):
+            return [row]
+        return [row, Row(x, self._t, condition.context, self._null)]
+
+    def advance(self, velocities: Sequence[Tensor]) -> None:
+        """Takes the answers to `rows()`. A step ends with them, but for the first of a Heun step's two calls."""
+        velocity = self._guided(velocities)
+        t, t_next = self.sampling.timesteps[self.step : self.step + 2]
+        if self._prediction is not None:
+            self.x = sampling.heun(self.x, self._prediction.velocity, velocity, t, t_next)
+            self._prediction = None
+        elif self.sampling.corrects(self.step):
+            self._prediction = _Prediction(sampling.euler(self.x, velocity, t, t_next), velocity)
+            return
+        elif self.sampling.method is Method.SDE and t_next > 0:
+            level = self.sampling.noise_levels[self.step]
+            self.x = sampling.renoise(self.x, velocity, t, level, self._draw())
+        else:
+            self.x = sampling.euler(self.x, velocity, t, t_next)
+        self.step += 1
 
     @property
-    def is_guided_now(self) -> bool:
-        return self.sampling.is_guided and guidance.is_active(self.t, *self.sampling.cfg_interval)
+    def _t(self) -> float:
+        return self.sampling.timesteps[self.step + (self._prediction is not None)]
 
+    @property
+    def _probed_x(self) -> Tensor:
+        return self.x if self._prediction is None else self._prediction.x
 
-class Stepper:
-    """`packs_rows`: all songs in one forward; otherwise each row in its own."""
+    @property
+    def _condition(self) -> Condition:
+        switch, then = self.sampling.switch_step, self._conditions.then
+        has_let_go = switch is not None and self.step >= switch
+        return then if then is not None and has_let_go else self._conditions.first
 
-    def __init__(self, transformer: Transformer, null: Tensor, is_turbo: bool, packs_rows: bool) -> None:
-        self._transformer = transformer
-        self._null = null  # (1, width): one token does for any number of them
-        self._is_turbo = is_turbo
-        self._packs_rows = packs_rows
+    def _guided(self, velocities: Sequence[Tensor]) -> Tensor:
+        """Momentum rests while guidance is off. A Heun corrector is guided plainly where the rule is projection."""
+        settings = self.sampling.guidance
+        if settings is None or len(velocities) == 1:
+            return velocities[0]
+        cond, null = velocities
+        if settings.by_angle and self._t > 0:
+            return guidance.adg(self._probed_x, cond, null, self._t, settings.scale)
+        if self._prediction is not None:
+            return guidance.cfg(cond, null, settings.scale)
+        velocity, self._momentum = guidance.apg(cond, null, settings.scale, self._momentum)
+        return velocity
 
-    def predict(self, batch: Sequence[Trajectory]) -> list[list[Tensor]]:
-        """For each song its conditional velocity and, where guidance is on at its t, the null one. Changes nothing."""
-        rows = [self._rows_of(song) for song in batch]
-        if not self._packs_rows:
-            return [[self._transformer.velocities([row])[0] for row in of_song] for of_song in rows]
-        velocities = iter(self._transformer.velocities([row for of_song in rows for row in of_song]))
-        return [[next(velocities) for _ in of_song] for of_song in rows]
-
-    def advance(self, song: Trajectory, velocities: Sequence[Tensor]) -> None:
-        """Raises BadLatents when the song is no longer finite."""
-        t, t_next = song.t, song.sampling.next_of(song.step)
-        velocity = _guided(song, velocities)
-        if song.sampling.method == "ode" or t_next == 0.0:
-            song.x = sampling.euler(song.x, velocity, t, t_next)
-        else:
-            noise = torch.randn((1, *song.x.shape), generator=song.generator)[0].to(song.x.device)
-            song.x = sampling.renoise(song.x, velocity, t, self._renoised_to(song, t_next), noise)
-        song.step += 1
-        if not bool(torch.isfinite(song.x).all()):
-            raise BadLatents(f"NaN or infinity came out of step {song.step} of the DiT")
-
-    def _renoised_to(self, song: Trajectory, t_next: float) -> float:
-        """The reference's base models go back up to even values of t, whatever the schedule."""
-        return t_next if self._is_turbo else 1.0 - (song.step + 1) / len(song.sampling.timesteps)
-
-    def _rows_of(self, song: Trajectory) -> list[Row]:
-        rows = [Row(song.x, song.t, song.context, song.condition)]
-        if song.is_guided_now:
-            rows.append(Row(song.x, song.t, song.context, self._null))
-        return rows
-
-
-def _guided(song: Trajectory, velocities: Sequence[Tensor]) -> Tensor:
-    if len(velocities) == 1:
-        return velocities[0]
-    cond, null = velocities
-    scale = song.sampling.guidance_scale
-    if song.sampling.use_adg:
-        return guidance.adg(song.x, cond, null, song.t, scale)
-    velocity, song.momentum = guidance.apg(cond, null, scale, song.momentum)
-    return velocity
+    def _draw(self) -> Tensor:
+        return next(self._noises).to(self._conditions.first.context.device)

@@ -1,7 +1,7 @@
 """One forward over songs of different length, condition and timestep; each comes out as if it were alone.
 
-Weights and layers are those of diffusers' `AceStepTransformer1DModel`, whose own forward knows no padding. Here rows lie
-one after another in one sequence, so there is none: only attention has to know where a row begins.
+Weights and layers are those of diffusers' `AceStepTransformer1DModel`, whose own forward knows no padding. Here rows
+lie one after another in one sequence, so there is none: only attention has to know where a row begins.
 """
 
 from __future__ import annotations
@@ -48,15 +48,17 @@ class Transformer:
         tokens = Lengths.of(tuple((count + 1) // 2 for count in frames), self._device)
         conditions = Lengths.of(tuple(len(row.condition) for row in rows), self._device)
         row_of_token = torch.repeat_interleave(
-            torch.arange(len(rows), device=self._device), torch.tensor(tokens.own, device=self._device)
+            torch.arange(len(rows), device=self._device),
+            torch.tensor(tokens.own, device=self._device),
+            output_size=sum(tokens.own),  # known here; else the host would wait for the device
         )
-        t = torch.tensor([row.t for row in rows], device=self._device, dtype=torch.float32).to(self._dtype)
-        time, time_of_block = self._embed_time(t)
+        time, time_of_block = self._embed_time(torch.tensor([row.t for row in rows], device=self._device))
         layout = _Layout(
             lengths=tokens,
             conditions=conditions,
             rotary=self._rotary(tokens.own),
-            time=time_of_block[row_of_token],
+            row_of_token=row_of_token,
+            time=time_of_block,
             attention=self._attention,
         )
         hidden = self._patchify(rows)
@@ -64,7 +66,7 @@ class Transformer:
         for kind, block in zip(self._model.layer_types, self._model.layers, strict=True):
             window = self._model.config.sliding_window if kind == "sliding_attention" else None
             hidden = _through_block(block, hidden, condition, layout, window)
-        shift, scale = (self._model.scale_shift_table + time[row_of_token][:, None]).unbind(1)
+        shift, scale = _spread(self._model.scale_shift_table + time[:, None], row_of_token)
         hidden = (self._model.norm_out(hidden) * (1 + scale) + shift).type_as(hidden)
         latents = self._model.proj_out_conv(hidden.T[None])[0].T.float()  # (frame, channel), rows of even length
         return [
@@ -73,8 +75,8 @@ class Transformer:
 
     def _embed_time(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(row, width) and (row, 6, width). The second embedder is of t minus a second time, the same in inference."""
-        time, time_of_block = self._model.time_embed(t)
-        gap, gap_of_block = self._model.time_embed_r(torch.zeros_like(t))
+        time, time_of_block = _embed_time(self._model.time_embed, t)
+        gap, gap_of_block = _embed_time(self._model.time_embed_r, torch.zeros_like(t))
         return time + gap, time_of_block + gap_of_block
 
     def _patchify(self, rows: Sequence[Row]) -> Tensor:
@@ -101,13 +103,27 @@ class _Layout:
     lengths: Lengths
     conditions: Lengths
     rotary: tuple[Tensor, Tensor]
-    time: Tensor  # (token, 6, width)
+    row_of_token: Tensor  # (token,)
+    time: Tensor  # (row, 6, width)
     attention: Attention
+
+
+def _embed_time(embedder: Any, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Waves in fp32 whatever the weights: in bfloat16 1000 t loses all but its first three digits."""
+    waves = embedder.time_sinusoid(t * embedder.scale).to(embedder.linear_1.weight.dtype)
+    embedded = embedder.linear_2(embedder.act1(embedder.linear_1(waves)))
+    return embedded, embedder.time_proj(embedder.act2(embedded)).unflatten(1, (6, -1))
+
+
+def _spread(modulation: Tensor, row_of_token: Tensor) -> list[Tensor]:
+    """(row, part, width) to one (token, width) for each part."""
+    return [part[row_of_token] for part in modulation.unbind(1)]
 
 
 def _through_block(block: Any, hidden: Tensor, condition: Tensor, layout: _Layout, window: int | None) -> Tensor:
     """AdaLN self-attention, cross-attention, AdaLN feed-forward."""
-    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (block.scale_shift_table + layout.time).unbind(1)
+    modulation = _spread(block.scale_shift_table + layout.time, layout.row_of_token)
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
     normed = (block.self_attn_norm(hidden) * (1 + scale) + shift).type_as(hidden)
     hidden = (hidden + _attend_self(block.self_attn, normed, layout, window) * gate).type_as(hidden)
     normed = block.cross_attn_norm(hidden).type_as(hidden)

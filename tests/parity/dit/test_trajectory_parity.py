@@ -1,4 +1,4 @@
-from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -7,34 +7,33 @@ from torch import Tensor
 from models.checkpoints import variant_named
 from models.dit import sampling
 from models.dit.sampling import Sampling
-from models.dit.stepping import Stepper, Trajectory
+from models.dit.stepping import Condition, Conditions, Trajectory
 from models.dit.transformer import Transformer
 from models.music import MusicRequest
-from models.weights import read_dit
+from models.weights import DitWeights, read_dit
 from tests.parity.golden import DIT, Case, names, read_case
 
-PLAIN = [
-    *names("turbo_ode_", "turbo_custom_", "turbo_infer_steps_"),
-    *names("base_apg_", "base_adg_", "base_no_guidance", "base_custom_"),
-    *("cover_codes", "cover_codes_padded", "cover_audio", "repaint_window_only", "lego_window"),
+CASES = [
+    *names("turbo_ode_", "turbo_custom_", "turbo_infer_steps_", "turbo_sde_", "turbo_heun"),
+    *names("base_apg_", "base_adg_", "base_no_guidance", "base_custom_", "base_sde_", "base_heun_"),
+    *names("cover_codes", "cover_audio", "cover_strength_", "lego_window", "repaint_window_only"),
 ]
 
 
 @pytest.fixture(scope="module")
-def steppers() -> dict[tuple[str, bool], Stepper]:
-    made = {}
-    for kind in ("turbo", "base"):
-        weights = read_dit(DIT / "checkpoint" / kind, torch.float32)
-        transformer = Transformer(weights, torch.device("cpu"), torch.float32)
-        for packs in (False, True):
-            made[kind, packs] = Stepper(transformer, weights.null_condition[0], kind == "turbo", packs)
-    return made
+def weights() -> dict[str, DitWeights]:
+    return {kind: read_dit(DIT / "checkpoint" / kind, torch.float32) for kind in ("turbo", "base")}
+
+
+@pytest.fixture(scope="module")
+def transformers(weights: dict[str, DitWeights]) -> dict[str, Transformer]:
+    return {kind: Transformer(of_kind, torch.device("cpu"), torch.float32) for kind, of_kind in weights.items()}
 
 
 def sampling_of(case: Case) -> Sampling:
     """Through the same rules as a request's."""
     asked = case.parameters
-    timesteps = case.inputs["timesteps"].tolist() if "timesteps" in case.inputs else asked.get("timesteps")
+    method = "heun" if asked.get("sampler_mode") == "heun" else asked.get("infer_method", "ode")
     request = MusicRequest.model_validate(
         {
             "model": f"acestep-v15-{case.checkpoint.name}",
@@ -42,74 +41,95 @@ def sampling_of(case: Case) -> Sampling:
             "shift": asked.get("shift"),
             "inference_steps": asked.get("infer_steps"),
             "guidance_scale": asked.get("diffusion_guidance_scale"),
-            "timesteps": timesteps,
-            "infer_method": asked.get("infer_method", "ode"),
+            "timesteps": case.inputs["timesteps"].tolist() if "timesteps" in case.inputs else None,
+            "infer_method": method,
             "use_adg": asked.get("use_adg", False),
             "cfg_interval_start": asked.get("cfg_interval_start", 0.0),
             "cfg_interval_end": asked.get("cfg_interval_end", 1.0),
+            "audio_cover_strength": asked.get("audio_cover_strength", 1.0),
         }
     )
     settings, _ = sampling.resolve(request, variant_named(request.model))
     return settings
 
 
-def trajectory_of(case: Case) -> Trajectory:
-    return Trajectory(
-        sampling=sampling_of(case),
-        condition=case.inputs["encoder_hidden_states"][0],
-        context=case.inputs["context_latents"][0],
-        x=case.inputs["noise"][0],
-        generator=torch.Generator("cpu").manual_seed(0),
+def conditions_of(case: Case) -> Conditions:
+    first = Condition(case.inputs["encoder_hidden_states"][0], case.inputs["context_latents"][0])
+    if "context_latents_non_cover" not in case.inputs:
+        return Conditions(first)
+    inputs = case.inputs
+    return Conditions(
+        first, Condition(inputs["encoder_hidden_states_non_cover"][0], inputs["context_latents_non_cover"][0])
     )
 
 
+def trajectory_of(case: Case, weights: dict[str, DitWeights]) -> Trajectory:
+    drawn = chain(case.inputs["noise"], case.inputs.get("eps", ()))
+    null = weights[case.checkpoint.name].null_condition[0]
+    return Trajectory(sampling_of(case), conditions_of(case), null, drawn)
+
+
 @torch.inference_mode()
-def run(stepper: Stepper, songs: list[Trajectory]) -> list[Tensor]:
+def run(transformer: Transformer, songs: list[Trajectory]) -> list[list[float]]:
+    """Runs the songs side by side to their ends; for each, the t it was called at."""
+    called: list[list[float]] = [[] for _ in songs]
     while running := [song for song in songs if not song.is_done]:
-        for song, velocities in zip(running, stepper.predict(running), strict=True):
-            stepper.advance(song, velocities)
-    return [song.x[None] for song in songs]
+        asked = [song.rows() for song in running]
+        velocities = iter(transformer.velocities([row for own in asked for row in own]))
+        for song, own in zip(running, asked, strict=True):
+            called[songs.index(song)].append(own[0].t)
+            song.advance([next(velocities) for _ in own])
+    return called
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_the_dit_is_called_at_the_references_timesteps(name: str) -> None:
+def result(song: Trajectory) -> Tensor:
+    return song.x[None]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_song_alone_is_the_references(
+    transformers: dict[str, Transformer], weights: dict[str, DitWeights], name: str
+) -> None:
     case = read_case(name)
-    called = torch.tensor(sampling_of(case).timesteps, dtype=torch.float32)
-    torch.testing.assert_close(called, torch.tensor(case.parameters["model_call_timesteps"]), atol=1e-7, rtol=0)
+    song = trajectory_of(case, weights)
 
+    (called,) = run(transformers[case.checkpoint.name], [song])
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_a_song_alone_is_the_references(steppers: dict[tuple[str, bool], Stepper], name: str) -> None:
-    case = read_case(name)
-    (seen,) = run(steppers[case.checkpoint.name, False], [trajectory_of(case)])
-    case.check("target_latents", seen)
+    wanted = torch.tensor(case.parameters["model_call_timesteps"])
+    torch.testing.assert_close(torch.tensor(called), wanted, atol=1e-7, rtol=0)
+    case.check("target_latents", result(song))
 
 
 @pytest.mark.parametrize("kind", ["turbo", "base"])
 def test_songs_of_all_lengths_schedules_and_guidances_in_one_batch_are_each_the_references(
-    steppers: dict[tuple[str, bool], Stepper], kind: str
+    transformers: dict[str, Transformer], weights: dict[str, DitWeights], kind: str
 ) -> None:
-    cases = [case for case in map(read_case, PLAIN) if case.checkpoint.name == kind]
-    assert len(cases) > 5
-    for case, seen in zip(cases, run(steppers[kind, True], list(map(trajectory_of, cases))), strict=True):
-        case.check("target_latents", seen)
+    cases = [case for case in map(read_case, CASES) if case.checkpoint.name == kind]
+    assert len(cases) > 8
+    songs = [trajectory_of(case, weights) for case in cases]
+
+    run(transformers[kind], songs)
+
+    for case, song in zip(cases, songs, strict=True):
+        case.check("target_latents", result(song))
 
 
-@pytest.mark.parametrize("name", names("turbo_sde_", "base_sde_"))
-def test_the_stochastic_steps_are_the_references(steppers: dict[tuple[str, bool], Stepper], name: str) -> None:
+@pytest.mark.parametrize("name", names("base_apg_interval", "base_adg_interval"))
+def test_guidance_is_on_where_the_reference_has_it_on(weights: dict[str, DitWeights], name: str) -> None:
     case = read_case(name)
-    song = trajectory_of(case)
-    drawn = iter(case.inputs["eps"])
+    song = trajectory_of(case, weights)
+    seen = []
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(torch, "randn", lambda shape, generator: next(drawn).reshape(shape))
-        song.sampling = replace(song.sampling, method="sde")
-        (seen,) = run(steppers[case.checkpoint.name, False], [song])
-    case.check("target_latents", seen)
+    while not song.is_done:
+        rows = song.rows()
+        seen.append(len(rows) == 2)
+        song.advance([torch.randn_like(row.x) for row in rows])
+
+    assert seen == case.parameters["guidance_active"]
 
 
 @pytest.mark.parametrize("name", ["turbo_ode_shift3", "base_apg_n10"])
 def test_a_seed_is_the_references_noise(name: str) -> None:
     case = read_case(name)
-    noise, _ = sampling.noise_of(case.parameters["seed"], case.parameters["T"])
+    noise = next(sampling.noises_of(case.parameters["seed"], case.parameters["T"]))
     assert torch.equal(noise[None], case.inputs["noise"])

@@ -1,102 +1,110 @@
-import random
+"""Who runs next, without threads, tensors or a clock."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from __future__ import annotations
 
-from models.batching import AGEING_PER_S, Admission, BatchLimits, halves
+from collections.abc import Sequence
 
+import pytest
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
+from models.batching import NOTHING, BatchLimits, Size, WaitingLine, run_in_halves
 
-    def __call__(self) -> float:
-        return self.now
+SHORT, LONG = Size(1, 100), Size(1, 1000)
 
 
-def line(limits: BatchLimits) -> tuple[Admission[str], Clock]:
-    clock = Clock()
-    return Admission(limits, clock), clock
+def test_songs_that_came_together_go_shortest_first() -> None:
+    line: WaitingLine[str] = WaitingLine(BatchLimits(songs=1))
+    line.add("long", LONG, arrived_s=0.0, expected_s=10.0)
+    line.add("short", SHORT, arrived_s=0.0, expected_s=1.0)
+
+    assert line.admit(NOTHING) == ["short"]
 
 
-def test_all_that_fit_are_let_in_at_once() -> None:
-    waiting, _ = line(BatchLimits(songs=8, cost=1000))
-    for name in "abc":
-        waiting.add(name, 300)
-    assert waiting.admit(0, 0) == ["a", "b", "c"]
-    assert len(waiting) == 0
+def test_a_long_song_that_has_waited_long_goes_before_a_short_one() -> None:
+    line: WaitingLine[str] = WaitingLine(BatchLimits(songs=1), patience=2.0)
+    line.add("long", LONG, arrived_s=0.0, expected_s=10.0)
+    line.add("short", SHORT, arrived_s=18.5, expected_s=1.0)
+
+    assert line.admit(NOTHING) == ["long"]
 
 
-def test_no_more_than_the_songs_and_the_cost_allowed_run_together() -> None:
-    waiting, _ = line(BatchLimits(songs=2, cost=1000))
-    for name in "abc":
-        waiting.add(name, 100)
-    assert waiting.admit(0, 0) == ["a", "b"]
-    assert waiting.admit(2, 200) == []
-    assert waiting.admit(1, 950) == []
-    assert waiting.admit(1, 900) == ["c"]
+def test_equal_songs_go_in_order_of_arrival() -> None:
+    line: WaitingLine[int] = WaitingLine(BatchLimits(songs=8))
+    for number in range(20):
+        line.add(number, SHORT, arrived_s=5.0, expected_s=1.0)
+
+    assert line.admit(NOTHING) == list(range(8))
+    assert line.admit(Size(6, 600)) == [8, 9]
+    assert len(line) == 10
 
 
-def test_a_song_larger_than_the_limit_runs_alone() -> None:
-    waiting, _ = line(BatchLimits(songs=8, cost=1000))
-    waiting.add("long", 5000)
-    assert waiting.admit(1, 10) == []
-    assert waiting.admit(0, 0) == ["long"]
+def test_cost_limits_a_batch_before_its_songs_do() -> None:
+    line: WaitingLine[str] = WaitingLine(BatchLimits(songs=8, cost=1500))
+    line.add("first", LONG, 0.0, 1.0)
+    line.add("second", LONG, 0.0, 1.0)
+
+    assert line.admit(NOTHING) == ["first"]
 
 
-def test_a_short_song_overtakes_a_long_one_that_came_just_before() -> None:
-    waiting, clock = line(BatchLimits(songs=1, cost=10_000))
-    waiting.add("long", 7500)
-    clock.now = 1.0
-    waiting.add("short", 125)
-    assert waiting.admit(0, 0) == ["short"]
+def test_a_short_song_does_not_slip_past_a_long_one_that_is_next_but_does_not_fit() -> None:
+    line: WaitingLine[str] = WaitingLine(BatchLimits(songs=8, cost=1500))
+    line.add("long", LONG, arrived_s=0.0, expected_s=1.0)
+    line.add("short", SHORT, arrived_s=100.0, expected_s=1.0)
+
+    assert line.admit(Size(1, 1000)) == []
 
 
-def test_a_long_song_is_not_overtaken_for_ever() -> None:
-    waiting, clock = line(BatchLimits(songs=1, cost=10_000))
-    waiting.add("long", 7500)
-    clock.now = 7500 / AGEING_PER_S + 1
-    waiting.add("short", 125)
-    assert waiting.admit(0, 0) == ["long"]
+def test_a_song_beyond_the_limits_runs_alone() -> None:
+    line: WaitingLine[str] = WaitingLine(BatchLimits(songs=1, cost=10))
+    line.add("guided", Size(2, 2000), 0.0, 1.0)
+
+    assert line.admit(SHORT) == []
+    assert line.admit(NOTHING) == ["guided"]
 
 
-def test_who_waits_for_room_holds_back_those_behind() -> None:
-    waiting, clock = line(BatchLimits(songs=8, cost=1000))
-    waiting.add("large", 900)
-    clock.now = 60.0
-    waiting.add("small", 100)
-    assert waiting.admit(1, 500) == []
+def test_a_song_that_was_withdrawn_is_passed_over() -> None:
+    line: WaitingLine[str] = WaitingLine(BatchLimits())
+    line.add("gone", SHORT, 0.0, 1.0)
+    line.add("here", SHORT, 0.0, 1.0)
+
+    line.withdraw("gone")
+
+    assert len(line) == 1
+    assert line.admit(NOTHING) == ["here"]
 
 
-def test_who_leaves_the_line_is_never_let_in() -> None:
-    waiting, _ = line(BatchLimits(songs=8, cost=1000))
-    waiting.add("a", 1)
-    assert waiting.remove("a")
-    assert not waiting.remove("a")
-    assert waiting.admit(0, 0) == []
+def test_limits_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        BatchLimits(songs=0)
 
 
-@given(st.lists(st.integers(1, 2000), min_size=1, max_size=60), st.integers(0, 2**32))
-def test_everybody_is_let_in_once_and_the_limits_hold_throughout(costs: list[int], seed: int) -> None:
-    rng = random.Random(seed)
-    limits = BatchLimits(songs=4, cost=1500)
-    clock = Clock()
-    waiting: Admission[int] = Admission(limits, clock)
-    running: list[int] = []
-    done: list[int] = []
-    left = list(range(len(costs)))
-    while left or running or len(waiting):
-        clock.now += rng.random()
-        if left and rng.random() < 0.6:
-            waiting.add(left[0], costs[left.pop(0)])
-        running += waiting.admit(len(running), sum(costs[item] for item in running))
-        assert len(running) <= limits.songs
-        assert len(running) <= 1 or sum(costs[item] for item in running) <= limits.cost
-        if running and rng.random() < 0.5:
-            done.append(running.pop(rng.randrange(len(running))))
-    assert sorted(done) == list(range(len(costs)))
+class _SmallDevice:
+    """Takes items up to a total, and remembers what it was asked to run."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.runs: list[list[int]] = []
+
+    def __call__(self, items: Sequence[int]) -> list[int]:
+        if sum(items) > self.most:
+            raise MemoryError
+        self.runs.append(list(items))
+        return [10 * item for item in items]
 
 
-def test_halves_lose_nobody() -> None:
-    assert halves([1, 2, 3]) == ([1], [2, 3])
-    assert halves([1, 2]) == ([1], [2])
+def test_out_of_memory_halves_the_batch_and_keeps_the_order() -> None:
+    device = _SmallDevice(most=5)
+
+    assert run_in_halves(device, [1, 2, 3, 2], MemoryError) == [10, 20, 30, 20]
+    assert device.runs == [[1, 2], [3, 2]]
+
+
+def test_out_of_memory_fails_only_the_item_that_does_not_fit_alone() -> None:
+    assert run_in_halves(_SmallDevice(most=5), [1, 9, 2], MemoryError) == [10, None, 20]
+
+
+def test_another_error_is_not_mistaken_for_a_lack_of_memory() -> None:
+    def fail(items: Sequence[int]) -> list[int]:
+        raise RuntimeError("illegal address")
+
+    with pytest.raises(RuntimeError, match="illegal address"):
+        run_in_halves(fail, [1, 2], MemoryError)
