@@ -50,6 +50,7 @@ class Conductor:
     async def work(self) -> None:
         """Claims and runs jobs until `drain`. A store that is away is waited for; nothing else may end the loop."""
         while not self._is_draining:
+            self._nudged.clear()  # before looking: a nudge that comes while looking must not be lost
             try:
                 job = await self._claim()
             except Exception:  # the store is the one thing this loop cannot choose its errors of
@@ -66,6 +67,7 @@ class Conductor:
     async def drain(self) -> None:
         """Stops claiming and gives the running jobs back, so that another conductor takes them at once."""
         self._is_draining = True
+        self._nudged.set()
         for run in self._running:
             run.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -76,7 +78,6 @@ class Conductor:
         return await self._store.claim(self._worker, self._pace.lease_s, tuple(self._stages))
 
     async def _rest(self) -> None:
-        self._nudged.clear()
         try:
             await asyncio.wait_for(self._nudged.wait(), self._pace.poll_s)
         except TimeoutError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -38,7 +38,7 @@ class Report:
     planned: int
 
 
-async def stream(call: Callable[[OnProgress], Awaitable[T]]) -> AsyncIterator[Report | T]:
+async def stream(call: Callable[[OnProgress], Awaitable[T]]) -> AsyncGenerator[Report | T, None]:
     """Replica side: yields the newest progress a few times a second, then the result. Closing it cancels the call."""
     newest: list[Report] = []
     work = asyncio.ensure_future(call(lambda done, planned: newest.__setitem__(slice(None), [Report(done, planned)])))

@@ -94,7 +94,7 @@ PARAMETERS = tuple(
         (lambda value: value, "seed", None, "A number, or several as text, separated by commas."),
         (whole, "batch_size batchSize", None, "Songs to make, 1 to 8; 2 unless given."),
         (real, "shift", None, "1 to 5."),
-        (text, "infer_method inferMethod", "ode", "ode or sde."),
+        (text, "infer_method inferMethod sampler_mode samplerMode", "ode", "ode (or euler), sde or heun."),
         (lambda value: value, "timesteps", None, "Values of t from 1 to 0, separated by commas."),
         (yes_or_no, "use_adg useAdg", False, "Not on turbo models."),
         (real, "cfg_interval_start cfgIntervalStart", None, "0 to 1."),

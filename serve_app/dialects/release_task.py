@@ -80,6 +80,8 @@ def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, list
     if values.get("key_scale") == NOT_KNOWN:
         values["key_scale"] = None
     query = given["sample_query"].strip()
+    if values["infer_method"] == "euler":
+        values["infer_method"] = "ode"
     values |= {
         "model": (given["model"] or "").strip().removeprefix("acestep/") or catalogue.default_model.name,
         "seeds": seeds,

@@ -126,7 +126,7 @@ async def test_the_top_wins_over_what_is_nested_and_null_is_not_given(
         ({"guidance_scale": float("1e9")}, "guidance_scale", "30"),
         ({"cfg_interval_start": 1.5}, "cfg_interval_start", "0 to 1"),
         ({"cfg_interval_start": 0.9, "cfg_interval_end": 0.1}, "cfg_interval_start", "cfg_interval_end"),
-        ({"infer_method": "euler"}, "infer_method", "ode"),
+        ({"infer_method": "rk4"}, "infer_method", "ode"),
         ({"audio_format": "ogg"}, "audio_format", "mp3"),
         ({"key_scale": "H dur"}, "key_scale", "C# minor"),
         ({"time_signature": "7"}, "time_signature", "2, 3, 4 or 6"),
@@ -212,9 +212,9 @@ async def test_the_word_for_a_file_format_does_not_switch_formatting_on(
 
 
 async def test_what_is_not_known_is_reported_not_swallowed(client: httpx.AsyncClient) -> None:
-    reply = await client.post("/release_task", json={"prompt": "x", "sampler_mode": "heun", "param_obj": {"eta": 1}})
+    reply = await client.post("/release_task", json={"prompt": "x", "dcw_mode": "double", "param_obj": {"eta": 1}})
     warnings = reply.json()["data"]["warnings"]
-    assert warnings == ["eta: not known here, not used", "sampler_mode: not known here, not used"]
+    assert warnings == ["dcw_mode: not known here, not used", "eta: not known here, not used"]
 
 
 async def test_source_audio_sent_along_with_text2music_is_tolerated_and_reported(client: httpx.AsyncClient) -> None:
