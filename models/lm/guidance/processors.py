@@ -56,9 +56,7 @@ class PairedProcessor(LogitsProcessor):
 
     def apply(self, logits: Tensor) -> Tensor:
         # the list of written tokens is alive; under async scheduling its values are not, so only its length is read
-        rows = [
-            RowOfHalf(row, len(written), half) for row, (half, written) in self._rows.items() if row < len(logits)
-        ]
+        rows = [RowOfHalf(row, len(written), half) for row, (half, written) in self._rows.items() if row < len(logits)]
         self._pairs.write(logits, rows)
         return logits
 

@@ -107,7 +107,11 @@ class PairScheduler(AsyncScheduler):
                 self._reserved[request.request_id] = needed
                 del self.requests[request.request_id]
                 super().add_request(request)
-            free_blocks, free_tokens, free_seats = free_blocks - sum(blocks), free_tokens - tokens, free_seats - len(group)
+            free_blocks, free_tokens, free_seats = (
+                free_blocks - sum(blocks),
+                free_tokens - tokens,
+                free_seats - len(group),
+            )
 
     def _end_lone_halves(self) -> None:
         now = time.monotonic()
@@ -134,16 +138,12 @@ class PairScheduler(AsyncScheduler):
         for request in self._failures:
             told = outputs.setdefault(request.client_index, EngineCoreOutputs())
             told.outputs.append(
-                EngineCoreOutput(
-                    request_id=request.request_id, new_token_ids=[], finish_reason=FinishReason.ABORT
-                )
+                EngineCoreOutput(request_id=request.request_id, new_token_ids=[], finish_reason=FinishReason.ABORT)
             )
         self._failures.clear()
         return outputs
 
-    def finish_requests(
-        self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus
-    ) -> list[Request]:
+    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus) -> list[Request]:
         if request_ids is not None:
             request_ids = self._with_partners([request_ids] if isinstance(request_ids, str) else request_ids)
             self._forget(request_ids)

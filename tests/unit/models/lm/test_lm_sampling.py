@@ -51,7 +51,9 @@ def test_the_same_tokens_survive_with_the_same_chances(
     if len(kept) == golden["n"]:
         assert hashlib.sha256(",".join(map(str, kept)).encode()).hexdigest() == golden["sha256"]
     by_id = dict(zip(columns.ids.tolist(), chances.tolist(), strict=True))
-    assert [by_id.get(index, 0.0) for index, _ in golden["top"]] == pytest.approx([p for _, p in golden["top"]], abs=1e-5)
+    assert [by_id.get(index, 0.0) for index, _ in golden["top"]] == pytest.approx(
+        [p for _, p in golden["top"]], abs=1e-5
+    )
 
 
 def test_draws_follow_the_chances() -> None:
