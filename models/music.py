@@ -208,6 +208,7 @@ class SongPlan(Value):
     metas: Metas
     codes: tuple[int, ...] = ()
     lm_model: str | None = None  # the LM that ran, if one did
+    trace: tuple[str, ...] = ()  # what the LM was allowed and wrote, step by step, where debugging was asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,191 @@
+"""One job's way through the LM: words completed, metadata written, codes written."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+
+from models.errors import BadPlan
+from models.lm import planning
+from models.lm.constraints import Rules
+from models.lm.decoding import Decoding
+from models.lm.parse import Metadata, codes_of_text, metadata_of
+from models.lm.planning import Drawing
+from models.lm.prompts import (
+    Prompts,
+    caption_or_default,
+    codes_text,
+    cot_text,
+    lyrics_or_default,
+    sample_query_or_default,
+)
+from models.lm.trace import trace
+from models.lm.writing import Budget, Counts, Writer
+from models.music import (
+    CODES_PER_SECOND,
+    DEFAULT_SECONDS,
+    INSTRUMENTAL_LYRICS,
+    MAX_AUDIO_CODE,
+    MusicRequest,
+    SongPlan,
+    codes_of,
+)
+
+logger = logging.getLogger(__name__)
+
+MOST_TOKENS = 4032  # of metadata, or of a song described: the reference's budget
+FEWEST_TOKENS = 256  # room without which a description is not begun
+METADATA_TOKENS = 150  # of a metadata block, about; for progress only
+FREE_MARGIN = 500  # tokens beside the codes where the LM is unconstrained
+
+Codes = tuple[int, ...]
+
+
+class Planner:
+    """What an engine does for one call; keeps count of tokens, and of steps where they are asked for."""
+
+    def __init__(self, name: str, writer: Writer, prompts: Prompts, counts: Counts) -> None:
+        self._name = name
+        self._writer = writer
+        self._prompts = prompts
+        self._counts = counts
+        self._has_run = False
+        self._trace: list[str] = []
+
+    async def plan(self, request: MusicRequest) -> tuple[SongPlan, ...]:
+        completed = await self._complete(request)
+        metadata = await self._metadata(completed, is_sampled=request.sample_query is not None)
+        codes = await self._codes(completed, metadata)
+        name = self._name if self._has_run else None
+        return tuple(
+            planning.plan_of(completed, metadata, song, name).model_copy(update={"trace": tuple(self._trace)})
+            for song in codes
+        )
+
+    async def create_sample(
+        self, query: str, is_instrumental: bool, language: str | None, drawing: Drawing
+    ) -> SongPlan:
+        prompt = self._prompts.create_sample(sample_query_or_default(query), is_instrumental)
+        song = await self._describe(prompt, planning.sample_rules(language, drawing.is_constrained), drawing)
+        return song.model_copy(update={"lyrics": planning.instrumental_or(song.lyrics, is_instrumental)})
+
+    async def format(self, song: SongPlan, drawing: Drawing) -> SongPlan:
+        prompt = self._prompts.format(caption_or_default(song.caption), lyrics_or_default(song.lyrics))
+        rules = planning.format_rules(song.metas, song.language, drawing.is_constrained)
+        formatted = await self._describe(prompt, rules, drawing)
+        return formatted.model_copy(update={"lyrics": planning.formatted_or(formatted.lyrics, song.lyrics)})
+
+    async def understand(self, codes: Codes, drawing: Drawing) -> SongPlan:
+        rules = planning.sample_rules(None, drawing.is_constrained)
+        return await self._describe(self._prompts.understand(codes_text(codes)), rules, drawing)
+
+    async def _complete(self, request: MusicRequest) -> MusicRequest:
+        drawing = self._drawing(request, request.seeds[0])
+        if request.sample_query is not None:
+            is_instrumental = planning.asks_for_instrumental(request)
+            language = request.vocal_language or planning.language_asked(request.sample_query)
+            sample = await self.create_sample(request.sample_query, is_instrumental, language, drawing)
+            request = planning.with_sample(request, sample)
+        if request.use_format:
+            song = planning.plan_of(request, {}, (), None)
+            request = planning.with_format(request, await self.format(song, drawing))
+        return request
+
+    async def _metadata(self, request: MusicRequest, is_sampled: bool) -> Metadata:
+        """What the LM adds; the caller's values stand above it."""
+        known = planning.known_metadata(request.metas)
+        if planning.is_complete(request.metas) or is_sampled:
+            return known
+        prompts = (
+            self._prompts.metadata(request.prompt, request.lyrics),
+            self._prompts.metadata_unguided(request.lyrics, request.lm_negative_prompt),
+        )
+        rules = planning.metadata_rules(request)
+        decoding = self._decoding(rules, self._drawing(request, request.seeds[0]), request.lm_cfg_scale)
+        on_token = self._counts.plan(METADATA_TOKENS)
+        ids = await self._write(prompts, decoding, Budget(FEWEST_TOKENS, MOST_TOKENS), on_token)
+        self._tell("metadata", request, rules, ids)
+        return {**metadata_of(self._writer.vocabulary.decode(ids)), **known}
+
+    async def _codes(self, request: MusicRequest, metadata: Metadata) -> tuple[Codes, ...]:
+        if request.audio_codes:
+            return request.audio_codes
+        if not request.thinking:
+            return ((),) * request.songs
+        self._counts.settle()
+        runs = [self._song_codes(request, metadata, seed) for seed in request.seeds]
+        if request.allow_lm_batch:
+            return await _all_or_none(runs)
+        return tuple([await run() for run in runs])
+
+    def _song_codes(
+        self, request: MusicRequest, metadata: Metadata, seed: int
+    ) -> Callable[[], Coroutine[None, None, Codes]]:
+        """Counted at once, written when called: the planned total of a job is known before its first song is done."""
+        expected = planning.metas_of(metadata).duration if request.audio_duration is None else request.audio_duration
+        on_token = self._counts.plan(codes_of(expected or DEFAULT_SECONDS) + 1)
+
+        async def write() -> Codes:
+            prompts = (
+                self._prompts.codes(request.prompt, request.lyrics, cot_text(metadata)),
+                self._prompts.codes_unguided(request.prompt, request.lyrics, request.lm_negative_prompt),
+            )
+            rules = planning.code_rules(request)
+            decoding = self._decoding(rules, self._drawing(request, seed), request.lm_cfg_scale)
+            ids = await self._write(prompts, decoding, _code_budget(rules), on_token)
+            self._tell(f"codes of seed {seed}", request, rules, ids)
+            return self._codes_in(ids, rules)
+
+        return write
+
+    def _codes_in(self, ids: list[int], rules: Rules) -> Codes:
+        text = self._writer.vocabulary.decode(ids)
+        codes = tuple(code for code in codes_of_text(text) if code <= MAX_AUDIO_CODE)[: rules.most_codes]
+        if not codes or (rules.is_constrained and len(codes) < rules.fewest_codes):
+            raise BadPlan(f"the LM wrote {len(codes)} audio codes where at least {max(1, rules.fewest_codes)} were due")
+        return codes
+
+    async def _describe(self, prompt: str, rules: Rules, drawing: Drawing) -> SongPlan:
+        on_token = self._counts.plan(METADATA_TOKENS)
+        decoding = self._decoding(rules, drawing, 1.0)
+        ids = await self._write((prompt, ""), decoding, Budget(FEWEST_TOKENS, MOST_TOKENS), on_token)
+        text = self._writer.vocabulary.decode([index for index in ids if index != self._writer.vocabulary.eos])
+        return planning.read_song(text, self._name)
+
+    async def _write(
+        self, prompts: tuple[str, str], decoding: Decoding, budget: Budget, on_token: Callable[[], None]
+    ) -> list[int]:
+        self._has_run = True
+        return await self._writer.write(prompts, decoding, budget, on_token)
+
+    def _drawing(self, request: MusicRequest, seed: int) -> Drawing:
+        return Drawing.of(request, self._writer.order, seed)
+
+    def _decoding(self, rules: Rules, drawing: Drawing, scale: float) -> Decoding:
+        return Decoding(rules, drawing.sampling, scale, drawing.seed)
+
+    def _tell(self, what: str, request: MusicRequest, rules: Rules, ids: list[int]) -> None:
+        if not request.constrained_decoding_debug:
+            return
+        for line in trace(self._writer.vocabulary, rules, ids):
+            logger.info("%s %s", what, line)
+            self._trace.append(f"{what} {line}")
+
+
+def _code_budget(rules: Rules) -> Budget:
+    most = rules.most_codes or 0
+    if not rules.is_constrained:
+        return Budget(rules.fewest_codes, most + FREE_MARGIN)
+    return Budget(rules.fewest_codes + 1, most + 1)
+
+
+async def _all_or_none(runs: list[Callable[[], Coroutine[None, None, Codes]]]) -> tuple[Codes, ...]:
+    """The first failure cancels the others and waits until they have let go of the engine."""
+    works = [asyncio.ensure_future(run()) for run in runs]
+    try:
+        return tuple(await asyncio.gather(*works))
+    finally:
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
