@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from models.errors import AceError
 from models.music import Progress, Stage
@@ -39,7 +40,7 @@ class Conductor:
         self._store = store
         self._stages = stages
         self._pace = pace
-        self._running: set[asyncio.Task[None]] = set()
+        self._attempts: dict[asyncio.Task[None], Attempt] = {}
         self._nudged = asyncio.Event()
         self._is_draining = False
 
@@ -53,102 +54,113 @@ class Conductor:
             self._nudged.clear()  # before looking: a nudge that comes while looking must not be lost
             try:
                 job = await self._claim()
-            except Exception:  # the store is the one thing this loop cannot choose its errors of
+            except Exception:  # whatever the database raises
                 log.exception("could not claim a job; trying again")
-                await asyncio.sleep(self._pace.heartbeat_s)
-                continue
+                job = None
             if job is None:
-                await self._rest()
-                continue
-            run = asyncio.create_task(self._run(job), name=f"job {job.id}")
-            self._running.add(run)
-            run.add_done_callback(self._running.discard)
+                await _until_set(self._nudged, self._pace.poll_s)
+            else:
+                self._begin(job)
 
     async def drain(self) -> None:
         """Stops claiming and gives the running jobs back, so that another conductor takes them at once."""
         self._is_draining = True
         self._nudged.set()
-        for run in self._running:
-            run.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        for attempt in self._attempts.values():
+            attempt.stop(End.GIVEN_BACK)
+        await asyncio.gather(*self._attempts)
 
     async def _claim(self) -> Job | None:
-        if len(self._running) >= self._pace.jobs:
+        if len(self._attempts) >= self._pace.jobs:
             return None
         return await self._store.claim(self._worker, self._pace.lease_s, tuple(self._stages))
 
-    async def _rest(self) -> None:
-        try:
-            await asyncio.wait_for(self._nudged.wait(), self._pace.poll_s)
-        except TimeoutError:
-            return
+    def _begin(self, job: Job) -> None:
+        attempt = Attempt(job, self._store, self._stages[job.request.model], self._pace)
+        task = asyncio.create_task(attempt.run(), name=f"job {job.id}")
+        self._attempts[task] = attempt
+        task.add_done_callback(self._ended)
+        if self._is_draining:  # it was claimed while the drain began
+            attempt.stop(End.GIVEN_BACK)
 
-    async def _run(self, job: Job) -> None:
-        """One attempt at a job. Whatever happens, the job is finished, given back, or left for its lease to run out."""
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._attempts[task]
+        self._nudged.set()
+
+
+class End(Enum):
+    """Why music is stopped before it is done."""
+
+    GIVEN_BACK = auto()
+    CANCELLED = auto()
+    LEASE_LOST = auto()
+
+
+class Attempt:
+    """One claim of one job: finished, given back, or left for its lease to run out. Only the music is ever cancelled,
+    never a write to the store."""
+
+    def __init__(self, job: Job, store: JobStore, stages: Stages, pace: Pace) -> None:
+        self._job = job
+        self._store = store
+        self._pace = pace
+        self._meter = _Meter(store, job)
+        self._music = asyncio.ensure_future(make_music(job.request, stages, self._meter.show))
+        self._is_over = asyncio.Event()
+        self._end: End | None = None
+
+    def stop(self, end: End) -> None:
+        self._end = self._end or end
+        self._music.cancel()
+
+    async def run(self) -> None:
+        heart = asyncio.create_task(self._beat())
+        await asyncio.wait([self._music])
+        self._is_over.set()
+        await self._meter.close()
+        await heart
         try:
-            await self._attempt(job)
+            await self._record()
         except LeaseLost:
-            log.warning("job %s: lease lost; another conductor has it, this result is dropped", job.id)
-        except StageLost as error:
+            log.warning("job %s: another conductor has it by now; what was made here is dropped", self._job.id)
+        except Exception:  # whatever the database raises
+            log.exception("job %s: its end could not be stored; it is claimed again when its lease ends", self._job.id)
+
+    async def _record(self) -> None:
+        """The one place that looks at every kind of error, since a job must end."""
+        job, store = self._job, self._store
+        if self._music.cancelled():
+            if self._end is End.GIVEN_BACK:
+                await store.give_back(job)
+            elif self._end is End.CANCELLED:
+                await store.mark_cancelled(job)
+            return
+        error = self._music.exception()
+        if error is None:
+            await store.succeed(job, self._music.result())
+        elif isinstance(error, StageLost):
             log.warning("job %s: %s; it is claimed again when its lease ends", job.id, error)
-        except asyncio.CancelledError:
-            await self._store.give_back(job)
-        except Exception:
-            log.exception("job %s: its outcome could not be stored; it is claimed again when its lease ends", job.id)
-
-    async def _attempt(self, job: Job) -> None:
-        making = asyncio.create_task(self._make(job))
-        heart = asyncio.create_task(self._beat(job, making))
-        try:
-            await making
-        except asyncio.CancelledError:
-            if not heart.done():  # we are told to drain; otherwise the heart stopped the making
-                raise
-            await heart  # raises LeaseLost where that was the reason
-            await self._store.mark_cancelled(job)
-        finally:
-            making.cancel()
-            heart.cancel()
-            await asyncio.gather(making, heart, return_exceptions=True)
-
-    async def _make(self, job: Job) -> None:
-        """Makes the music and stores the outcome; the one place that may catch everything, since a job must end."""
-        meter = _Meter(self._store, job)
-        try:
-            made = await make_music(job.request, self._stages[job.request.model], meter.show)
-        except StageLost:
-            raise
-        except AceError as error:
+        elif isinstance(error, AceError):
             log.warning("job %s failed: %s: %s", job.id, error.code, error)
-            await self._store.fail(job, error.code, error.public_message)
-        except Exception:
-            log.exception("job %s failed", job.id)
-            await self._store.fail(job, "internal", "the server failed to make this song (internal)")
+            await store.fail(job, error.code, error.public_message)
         else:
-            await self._store.succeed(job, made)
-        finally:
-            await meter.close()
+            log.error("job %s failed", job.id, exc_info=error)
+            await store.fail(job, AceError.code, "the server failed to make this song (internal)")
 
-    async def _beat(self, job: Job, making: asyncio.Task[None]) -> None:
-        """Renews the lease; stops the making when the caller cancelled the job or the lease is gone."""
-        lost_at = time.monotonic() + self._pace.lease_s
-        while True:
-            await asyncio.sleep(self._pace.heartbeat_s)
+    async def _beat(self) -> None:
+        """Renews the lease; stops the music when the caller cancelled the job or the lease is gone."""
+        held_until = time.monotonic() + self._pace.lease_s
+        while not await _until_set(self._is_over, self._pace.heartbeat_s):
             try:
-                is_cancelled = await self._store.renew(job, self._pace.lease_s)
-                lost_at = time.monotonic() + self._pace.lease_s
+                if await self._store.renew(self._job, self._pace.lease_s):
+                    self.stop(End.CANCELLED)
+                held_until = time.monotonic() + self._pace.lease_s
             except LeaseLost:
-                making.cancel()
-                raise
-            except Exception:
-                log.exception("job %s: could not renew its lease", job.id)
-                is_cancelled = False
-                if time.monotonic() > lost_at:
-                    making.cancel()
-                    raise LeaseLost(f"job {job.id}: the store was away for longer than its lease") from None
-            if is_cancelled:
-                making.cancel()
-                return
+                self.stop(End.LEASE_LOST)
+            except Exception:  # whatever the database raises; it may be back before the lease ends
+                log.exception("job %s: could not renew its lease", self._job.id)
+                if time.monotonic() > held_until:
+                    self.stop(End.LEASE_LOST)
 
 
 class _Meter:
@@ -160,6 +172,7 @@ class _Meter:
         self._store = store
         self._job = job
         self._newest: Progress | None = None
+        self._is_closed = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
     def show(self, progress: Progress) -> None:
@@ -168,17 +181,30 @@ class _Meter:
             self._writing = asyncio.create_task(self._write())
 
     async def close(self) -> None:
+        """What was not written yet is not worth it any more."""
+        self._newest = None
+        self._is_closed.set()
         if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.gather(self._writing, return_exceptions=True)
+            await self._writing
 
     async def _write(self) -> None:
-        while self._newest is not None:
-            progress, self._newest = self._newest, None
+        while (progress := self._newest) is not None:
+            self._newest = None
             first, last = SPANS[progress.stage]
             share = progress.done / progress.planned if progress.planned else 0.0
             try:
                 await self._store.report(self._job, progress.stage, first + (last - first) * share)
             except LeaseLost:
-                return  # the heartbeat finds out by itself and stops the job
-            await asyncio.sleep(self.SECONDS_BETWEEN_WRITES)
+                return  # the heartbeat finds out by itself and stops the music
+            except Exception:  # whatever the database raises; progress is not worth failing for
+                log.exception("job %s: could not write its progress", self._job.id)
+            await _until_set(self._is_closed, self.SECONDS_BETWEEN_WRITES)
+
+
+async def _until_set(event: asyncio.Event, at_most_s: float) -> bool:
+    """Whether the event was set within that time."""
+    try:
+        await asyncio.wait_for(event.wait(), at_most_s)
+    except TimeoutError:
+        return False
+    return True

@@ -5,24 +5,39 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 
+from models.checkpoints import locate
 from models.music import MusicRequest, SongPlan
+from serve_app.deployments.device import device_of
 from serve_app.remote import Report, stream
 from serve_app.settings import AppSettings, LmSettings
 
+GIB = 2**30
+
 
 class LmReplica:
-    def __init__(self, settings: AppSettings, lm: LmSettings) -> None:
+    async def __init__(self, settings: AppSettings, lm: LmSettings) -> None:  # type: ignore[misc]  # Serve awaits it
         os.environ.update(engine_environment(lm))  # vLLM reads these while it is imported
-        from models.lm.engine import LmEngine
+        from models.lm.engine import EngineOptions, LmEngine
 
-        self._engine = LmEngine(settings.checkpoints_folder / lm.model)
-        self._engine.warm_up()
+        device = device_of(settings)
+        options = EngineOptions(
+            backend=lm.backend,
+            device=device.type,
+            dtype="bfloat16" if device.type == "cuda" else "float32",
+            max_num_seqs=2 * lm.songs,  # a guided song is two of the engine's requests
+            max_model_len=lm.max_tokens,
+            kv_cache_memory_bytes=round(lm.kv_cache_gib * GIB) if device.type == "cuda" else None,
+            enforce_eager=lm.enforce_eager,
+        )
+        self._engine = LmEngine(locate(lm.model, settings.checkpoints_folder), options)
+        await self._engine.warm_up()
 
-    def plan(self, request: MusicRequest) -> AsyncIterator[Report | tuple[SongPlan, ...]]:
-        return stream(lambda on_progress: self._engine.plan(request, on_progress))
+    async def plan(self, request: MusicRequest) -> AsyncIterator[Report | tuple[SongPlan, ...]]:
+        async for item in stream(lambda on_progress: self._engine.plan(request, on_progress)):
+            yield item
 
     async def check_health(self) -> None:
-        self._engine.check_health()
+        await self._engine.check_health()
 
 
 def engine_environment(lm: LmSettings) -> dict[str, str]:

@@ -7,11 +7,13 @@ another conductor cannot be finished twice.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import math
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import ColumnElement, Row, Select, and_, case, event, func, literal_column, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -20,6 +22,9 @@ from models.errors import EngineError, Overloaded
 from models.music import Made, MusicRequest
 from serve_app.jobs.job import Job, Stats, Status
 from serve_app.jobs.schema import jobs, metadata
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 LOCK_WAIT_S = 30
 ONLY_READS = "only_reads"
@@ -42,6 +47,19 @@ class QueueLimits:
     attempts: int
 
 
+def to_its_end(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Once begun, a call is finished even when whoever waits for it is cancelled.
+
+    A statement cut short would leave its connection inside a transaction, holding the lock that all others wait for.
+    """
+
+    @functools.wraps(method)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.shield(asyncio.ensure_future(method(*args, **kwargs)))
+
+    return call
+
+
 class JobStore:
     def __init__(self, engine: AsyncEngine, limits: QueueLimits) -> None:
         self._engine = engine
@@ -61,6 +79,7 @@ class JobStore:
     async def close(self) -> None:
         await self._engine.dispose()
 
+    @to_its_end
     async def submit(self, request: MusicRequest, owner: str) -> Job:
         """Raises Overloaded when the queue is full, and stores nothing then."""
         async with self._engine.begin() as connection:
@@ -81,6 +100,7 @@ class JobStore:
             )
             return _job((await connection.execute(_jobs_where(jobs.c.id == id_))).one())
 
+    @to_its_end
     async def get(self, ids: Sequence[str], owner: str) -> list[Job | None]:
         """In the order asked; `None` for what is unknown or another owner's."""
         async with self._reading.connect() as connection:
@@ -88,6 +108,7 @@ class JobStore:
             by_id = {job.id: job for job in map(_job, found)}
         return [by_id.get(id_) for id_ in ids]
 
+    @to_its_end
     async def claim(self, worker: str, lease_s: float, models: Collection[str]) -> Job | None:
         """The job that has waited longest of those these models can make, or one whose worker went silent."""
         async with self._engine.begin() as connection:
@@ -114,34 +135,41 @@ class JobStore:
                 return None
             return _job((await connection.execute(_jobs_where(jobs.c.number == number))).one())
 
+    @to_its_end
     async def renew(self, job: Job, lease_s: float) -> bool:
         """Whether the caller asked for the job to be cancelled. Raises LeaseLost."""
         row = await self._write(job, lease_until=NOW + lease_s)
         return bool(row.cancel_requested)
 
+    @to_its_end
     async def report(self, job: Job, stage: str, progress: float) -> None:
         """Progress that would fall stays where it is. Raises LeaseLost."""
         highest = case((jobs.c.progress > progress, jobs.c.progress), else_=progress)
         await self._write(job, stage=stage, progress=highest)
 
+    @to_its_end
     async def succeed(self, job: Job, made: Made) -> None:
         """Raises LeaseLost."""
         await self._end(job, Status.SUCCEEDED, made=made.model_dump_json(), progress=1.0)
 
+    @to_its_end
     async def fail(self, job: Job, code: str, message: str) -> None:
         """`message` is for the caller's eyes. Raises LeaseLost."""
         await self._end(job, Status.FAILED, error_code=code, error_message=message)
 
+    @to_its_end
     async def mark_cancelled(self, job: Job) -> None:
         """Raises LeaseLost."""
         await self._end(job, Status.CANCELLED, error_code="cancelled", error_message="cancelled by the caller")
 
+    @to_its_end
     async def give_back(self, job: Job) -> None:
         """Back to where it stood in the queue, as if it had not been claimed. Raises LeaseLost."""
         await self._write(
             job, status=Status.QUEUED, stage=Status.QUEUED, attempt=jobs.c.attempt - 1, worker=None, lease_until=None
         )
 
+    @to_its_end
     async def cancel(self, id_: str, owner: str) -> Job | None:
         """A queued job ends at once, a running one at its conductor's next heartbeat; an ended one stays as it is."""
         is_theirs = and_(jobs.c.id == id_, jobs.c.owner == owner)
@@ -161,6 +189,7 @@ class JobStore:
             row = (await connection.execute(_jobs_where(is_theirs))).one_or_none()
         return None if row is None else _job(row)
 
+    @to_its_end
     async def stats(self) -> Stats:
         async with self._reading.connect() as connection:
             counted = await connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status))
@@ -177,6 +206,7 @@ class JobStore:
             avg_job_seconds=average,
         )
 
+    @to_its_end
     async def retry_after_s(self) -> int:
         """When a place in a full queue is likely to be free: after one job's run time."""
         async with self._reading.connect() as connection:
