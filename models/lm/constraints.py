@@ -13,7 +13,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from models.lm.vocabulary import FIELDS, Columns, Vocabulary
+from models.lm.vocabulary import FIELDS, Columns, ValueTree, Vocabulary
 
 MAX_CAPTION_TOKENS = 512
 MAX_LOST_TOKENS = 16  # a field name after the caption (the longest known has fourteen letters), or newlines
@@ -129,23 +129,20 @@ class Constraint:
                 return self._allow_genre()
             case "duration" if self._rules.forced_seconds is not None:
                 return self._allow_digit(str(self._rules.forced_seconds))
-        tree = (
-            self._vocabulary.duration_tree(self._rules.longest_seconds)
-            if self._field == "duration"
-            else self._vocabulary.trees[self._field]
-        )
-        following = tree.get(self._ids)
-        if following is None:
+            case "duration":
+                return self._allow_in(self._vocabulary.duration_tree(self._rules.longest_seconds))
+            case "language" if not self._ids:
+                # the language is never drawn: its likeliest first token decides
+                columns = self._allow_in(self._vocabulary.trees["language"])
+                return self._vocabulary.columns_of((int(columns.ids[row.cut(columns).argmax()]),))
+        return self._allow_in(self._vocabulary.trees[self._field])
+
+    def _allow_in(self, tree: ValueTree) -> Columns:
+        following = tree.get(self._ids, frozenset())
+        is_whole = self._vocabulary.newline in following
+        if not following or (is_whole and self._field not in ("bpm", "duration")):
             return self._vocabulary.only_newline
-        if self._field in ("bpm", "duration"):
-            return self._vocabulary.columns_of(following)
-        if self._vocabulary.newline in following:
-            return self._vocabulary.only_newline
-        columns = self._vocabulary.columns_of(following)
-        if self._field == "language" and not self._ids:
-            # the language is never drawn: its likeliest first token decides
-            return self._vocabulary.columns_of((int(columns.ids[row.cut(columns).argmax()]),))
-        return columns
+        return self._vocabulary.columns_of(following)
 
     def _allow_digit(self, digits: str) -> Columns:
         if len(self._ids) >= len(digits):

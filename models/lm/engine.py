@@ -84,9 +84,9 @@ class LmEngine:
 def build_backend(checkpoint: Path, options: EngineOptions) -> Backend:
     """Loads only the libraries of the backend chosen."""
     if options.backend == "vllm":
-        from models.lm.backends.vllm import VllmBackend
+        from models.lm.backends.vllm import VllmBackend  # noqa: PLC0415
 
         return VllmBackend(checkpoint, options)
-    from models.lm.backends.torch import TorchBackend
+    from models.lm.backends.torch import TorchBackend  # noqa: PLC0415
 
     return TorchBackend(checkpoint, options)

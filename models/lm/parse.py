@@ -53,7 +53,7 @@ def _reasoning(text: str) -> str:
             return match[1].strip()
         if match:
             break
-    return text.split("<|audio_code_")[0].strip()
+    return text.split("<|audio_code_", maxsplit=1)[0].strip()
 
 
 def _value(name: str, text: str) -> int | str:

@@ -23,9 +23,7 @@ from models.lm.prompts import (
 from models.lm.trace import trace
 from models.lm.writing import Budget, Counts, Writer
 from models.music import (
-    CODES_PER_SECOND,
     DEFAULT_SECONDS,
-    INSTRUMENTAL_LYRICS,
     MAX_AUDIO_CODE,
     MusicRequest,
     SongPlan,

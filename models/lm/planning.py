@@ -136,15 +136,16 @@ def code_rules(request: MusicRequest) -> Rules:
 
 def sample_rules(language: str | None, is_constrained: bool) -> Rules:
     """For a new song from a few words, or for understanding one; a given language is written, not chosen."""
-    return _prose_rules({"language": language} if _is_language(language) else {}, is_constrained)
+    is_given = language is not None and language != UNKNOWN
+    return _prose_rules({"language": str(language)} if is_given else {}, is_constrained)
 
 
 def format_rules(metas: Metas, language: str | None, is_constrained: bool) -> Rules:
     """With a language given, the reference leaves the field out altogether."""
     given = known_metadata(metas)
-    if not _is_language(language):
+    if language is None or language == UNKNOWN:
         return _prose_rules(given, is_constrained)
-    return _prose_rules({**given, "language": language or ""}, is_constrained, frozenset({"language"}))
+    return _prose_rules({**given, "language": language}, is_constrained, frozenset({"language"}))
 
 
 def _prose_rules(given: Metadata, is_constrained: bool, skipped: frozenset[str] = frozenset()) -> Rules:
@@ -253,10 +254,6 @@ def _as_text(values: Metadata) -> dict[str, str]:
 
 def _text_of(metadata: Metadata, name: str) -> str:
     return str(metadata.get(name, ""))
-
-
-def _is_language(language: str | None) -> bool:
-    return bool(language) and language != UNKNOWN
 
 
 def _fits(name: str, value: object) -> bool:

@@ -1,4 +1,4 @@
-"""What the constraints must know of a tokenizer: built from it once, for no token id is the same in every checkpoint."""
+"""What the constraints must know of a tokenizer; built from it, for no token id is the same in every checkpoint."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Vocabulary:
         return valid, above
 
     def _longest_tokens(self, text: str) -> tuple[int, ...]:
-        """The reference writes fixed texts by the longest beginning that is one token, which need not be BPE's split."""
+        """The reference writes fixed texts by the longest beginning that is one token: not always BPE's split."""
         ids: list[int] = []
         while text:
             for end in range(len(text), 0, -1):

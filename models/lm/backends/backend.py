@@ -53,7 +53,7 @@ class Backend(Protocol):
         ...
 
     async def generate(self, run: Run, on_token: OnToken) -> list[int]:
-        """The answer's token ids, the end token included. Raises BadPlan or EngineError; cancelling frees its memory."""
+        """The answer's tokens, the end token included. Raises BadPlan or EngineError; cancelling frees its memory."""
         ...
 
     async def check_health(self) -> None:

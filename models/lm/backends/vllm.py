@@ -109,6 +109,7 @@ class VllmBackend:
 
     def close(self) -> None:
         self._engine.shutdown()
+        del self._engine  # its finaliser fails where it runs as late as the interpreter's end
 
 
 def _engine_args(checkpoint: Path, options: EngineOptions) -> AsyncEngineArgs:

@@ -28,7 +28,7 @@ LONE_HALF_TIMEOUT_S = 10.0
 
 
 class PairScheduler(AsyncScheduler):
-    """Requests wait here in groups of one (unguided) or two (a pair) until a whole group fits; first come, first served.
+    """Requests wait here in groups, one (unguided) or two (a pair), until a whole group fits; first come, first served.
 
     A group is admitted when its whole prompts fit the step's token budget, its seats are free, and the blocks for
     prompts and all tokens they may write fit beside every other reservation: so no half is ever cut or preempted.

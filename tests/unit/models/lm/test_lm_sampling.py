@@ -30,7 +30,7 @@ def golden_logits(case: dict[str, Any], size: int) -> torch.Tensor:
         x *= np.uint64(0x94D049BB133111EB)
         x ^= x >> np.uint64(31)
     values = ((x >> np.uint64(40)).astype(np.float64) / 2**20 - 8).astype(np.float32)
-    return torch.from_numpy(values) * case["logit_scale"]
+    return torch.from_numpy(values) * float(case["logit_scale"])
 
 
 @pytest.mark.parametrize("order", list(Order))

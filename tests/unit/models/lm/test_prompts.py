@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,17 @@ COT = json.loads((GOLDEN / "cot.json").read_text(encoding="utf-8"))["cases"]
 
 
 def render(prompts: Prompts, mode: str, inputs: dict[str, Any]) -> str:
-    match mode:
-        case "phase1_cond":
-            return prompts.metadata(inputs["caption"], inputs["lyrics"])
-        case "phase1_uncond":
-            return prompts.metadata_unguided(inputs["lyrics"], inputs["negative_prompt"])
-        case "phase2_cond":
-            return prompts.codes(inputs["caption"], inputs["lyrics"], inputs["cot_text"])
-        case "phase2_uncond":
-            return prompts.codes_unguided(inputs["caption"], inputs["lyrics"], inputs["negative_prompt"])
-        case "understand_raw":
-            return prompts.understand(inputs["audio_codes"])
-        case "create_sample_raw":
-            return prompts.create_sample(inputs["query"], inputs["instrumental"])
-        case "format_raw":
-            return prompts.format(inputs["caption"], inputs["lyrics"])
-    raise ValueError(mode)
+    modes: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
+        "phase1_cond": (prompts.metadata, ("caption", "lyrics")),
+        "phase1_uncond": (prompts.metadata_unguided, ("lyrics", "negative_prompt")),
+        "phase2_cond": (prompts.codes, ("caption", "lyrics", "cot_text")),
+        "phase2_uncond": (prompts.codes_unguided, ("caption", "lyrics", "negative_prompt")),
+        "understand_raw": (prompts.understand, ("audio_codes",)),
+        "create_sample_raw": (prompts.create_sample, ("query", "instrumental")),
+        "format_raw": (prompts.format, ("caption", "lyrics")),
+    }
+    verb, names = modes[mode]
+    return verb(*(inputs[name] for name in names))
 
 
 def test_every_prompt_is_the_references_prompt_to_the_letter(prompts: Prompts) -> None:

@@ -1,0 +1,34 @@
+"""One asynchronous engine for all tests: starting one takes half a minute."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from models.lm.backends.backend import EngineOptions
+from models.lm.engine import LmEngine
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "lm"
+OPTIONS = EngineOptions(
+    dtype="float32", enforce_eager=True, max_model_len=4096, max_num_seqs=12, genres=GOLDEN / "genres_vocab.txt"
+)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny-lm"
+    shutil.copytree(GOLDEN / "cfg" / "model", folder)
+    shutil.copytree(GOLDEN / "tokenizer", folder, dirs_exist_ok=True)
+    return folder
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engine(checkpoint: Path) -> AsyncIterator[LmEngine]:
+    engine = LmEngine(checkpoint, OPTIONS)
+    await engine.warm_up()
+    yield engine
+    engine.close()

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.lm.backends.backend import EngineOptions, Run
+from models.lm.backends.torch import TorchBackend
+from models.lm.constraints import Rules
+from models.lm.decoding import Decoding
+from models.lm.engine import LmEngine
+from models.lm.sampling import Order, Sampling
+from models.music import MusicRequest
+
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="session")]
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "lm" / "cfg"
+GUIDED = json.loads((GOLDEN / "goldens.json").read_text(encoding="utf-8"))["cases"]
+WHOLE = json.loads((GOLDEN / "end_to_end.json").read_text(encoding="utf-8"))["cases"]
+
+
+def run_of(case: dict[str, Any]) -> Run:
+    target = case["target_codes"]
+    rules = Rules(begins_with_codes=True, fewest_codes=target or 0, most_codes=target)
+    return Run(
+        tuple(case["ids_cond"]),
+        tuple(case["ids_uncond"]),
+        Decoding(rules, Sampling(temperature=0.0), case["scale"], 0),
+        case.get("max_new_tokens") or target + 1,
+    )
+
+
+async def test_guided_answers_are_transformers_own_token_for_token(engine: LmEngine) -> None:
+    answers = await asyncio.gather(*(engine._backend.generate(run_of(case), lambda: None) for case in GUIDED))
+
+    assert [answer == case["guided_ids"] for answer, case in zip(answers, GUIDED, strict=True)] == [True] * len(GUIDED)
+
+
+@pytest.mark.parametrize("case", [c for c in WHOLE if c["id"] != "e2e-1"], ids=lambda case: case["id"])
+async def test_a_whole_plan_is_the_references(engine: LmEngine, case: dict[str, Any]) -> None:
+    inputs, metadata = case["inputs"], case["result"]["metadata"]
+    given = inputs["user_metadata"]
+
+    (plan,) = await engine.plan(
+        MusicRequest(
+            model="any",
+            prompt=inputs["caption"],
+            lyrics=inputs["lyrics"],
+            audio_duration=inputs["target_duration"],
+            bpm=given.get("bpm"),
+            key_scale=given.get("keyscale"),
+            time_signature=given.get("timesignature"),
+            thinking=inputs["infer_type"] == "llm_dit",
+            lm_cfg_scale=inputs["cfg_scale"],
+            lm_negative_prompt=inputs["negative_prompt"],
+            lm_temperature=inputs["temperature"],
+            use_cot_caption=inputs["use_cot_caption"],
+            use_cot_language=inputs["use_cot_language"],
+            seeds=(7,),
+        )
+    )
+
+    assert plan.codes == tuple(map(int, re.findall(r"\d+", case["result"]["audio_codes"])))
+    assert (plan.metas.bpm, plan.metas.key_scale) == (metadata["bpm"], metadata["keyscale"])
+    assert plan.language == metadata.get("language", "unknown")
+
+
+def songs_of(seeds: tuple[int, ...], **changed: Any) -> MusicRequest:
+    asked: dict[str, Any] = {
+        "model": "any",
+        "prompt": "A calm piano melody.",
+        "lyrics": "[Verse]\nla la",
+        "audio_duration": 12.0,
+        "thinking": True,
+        "seeds": seeds,
+    }
+    return MusicRequest(**(asked | changed))
+
+
+async def test_a_songs_codes_are_the_same_alone_and_beside_others(engine: LmEngine) -> None:
+    (alone,) = await engine.plan(songs_of((5,)))
+
+    other = songs_of((1, 2, 3), prompt="Heavy metal", lm_cfg_scale=1.0, lm_top_k=20, audio_duration=15.0)
+    (beside,), _, _ = await asyncio.gather(
+        engine.plan(songs_of((5,))), engine.plan(other), engine.plan(songs_of((9, 8, 7, 6), lm_temperature=1.2))
+    )
+
+    assert beside.codes == alone.codes
+    assert len(alone.codes) == 60
+
+
+async def test_sampled_codes_are_those_of_a_plain_loop_over_transformers(engine: LmEngine, checkpoint: Path) -> None:
+    loop = TorchBackend(checkpoint, EngineOptions(backend="torch"))
+    sampling = Sampling(temperature=0.85, top_k=50, top_p=0.9, order=Order.TEMPERED, repetition_penalty=1.1)
+    runs = [
+        Run(run.prompt, run.unguided_prompt, Decoding(run.decoding.rules, sampling, 2.5, seed), run.max_tokens)
+        for seed, run in enumerate(map(run_of, GUIDED))
+    ]
+
+    answers = await asyncio.gather(*(engine._backend.generate(run, lambda: None) for run in runs))
+
+    assert answers == [await loop.generate(run, lambda: None) for run in runs]
+    loop.close()
+
+
+async def test_a_cancelled_plan_frees_both_halves(engine: LmEngine) -> None:
+    heard = asyncio.Event()
+    work = asyncio.ensure_future(
+        engine.plan(songs_of((1, 2, 3, 4), audio_duration=300.0), lambda done, planned: heard.set())
+    )
+    await heard.wait()
+
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+
+    # six guided songs fill every seat of the engine: none may still be taken
+    plans = await engine.plan(songs_of((1, 2, 3, 4, 5, 6)))
+    assert [len(plan.codes) for plan in plans] == [60] * 6
+    assert engine._backend._engine.get_num_unfinished_requests() == 0  # type: ignore[attr-defined]
