@@ -209,6 +209,7 @@ class SongPlan(Value):
     codes: tuple[int, ...] = ()
     lm_model: str | None = None  # the LM that ran, if one did
     trace: tuple[str, ...] = ()  # what the LM was allowed and wrote, step by step, where debugging was asked for
+    remarks: tuple[str, ...] = ()  # what was asked for and could not be applied
 
 
 @dataclass(frozen=True, slots=True)

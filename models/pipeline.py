@@ -93,7 +93,12 @@ async def make_music(request: MusicRequest, stages: Stages, on_progress: Callabl
         dit_model=request.model,
         lm_model=next((plan.lm_model for plan in plans if plan.lm_model), None),
         seconds_by_stage=clock.seconds,
-        remarks=tuple(dict.fromkeys(remark for latents, _ in made for remark in latents.remarks)),
+        remarks=tuple(
+            dict.fromkeys(
+                [remark for plan in plans for remark in plan.remarks]
+                + [remark for latents, _ in made for remark in latents.remarks]
+            )
+        ),
     )
 
 

@@ -44,7 +44,11 @@ class LmEngine:
             raise UnknownModel(f"lm_model {request.lm_model!r} asked, this is {self.name}")
         if not wants_lm(request):
             return plan_as_asked(request)
-        return await self._planner(on_progress).plan(request)
+        plans = await self._planner(on_progress).plan(request)
+        if request.lm_backend == self._backend.name:
+            return plans
+        remark = f"lm_backend: {request.lm_backend} asked, {self.name} runs on {self._backend.name}"
+        return tuple(plan.model_copy(update={"remarks": (remark,)}) for plan in plans)
 
     async def create_sample(
         self, query: str, is_instrumental: bool, language: str | None = None, drawing: Drawing | None = None

@@ -48,6 +48,11 @@ class Run:
 
 class Backend(Protocol):
     @property
+    def name(self) -> str:
+        """As the API calls it."""
+        ...
+
+    @property
     def order(self) -> Order:
         """The order of sampling this backend's users know."""
         ...

@@ -20,6 +20,7 @@ from models.lm.vocabulary import Vocabulary, read_genres
 
 
 class TorchBackend:
+    name = "pt"
     order = Order.UNTEMPERED
 
     def __init__(self, checkpoint: Path, options: EngineOptions) -> None:

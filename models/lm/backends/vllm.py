@@ -30,6 +30,7 @@ STUCK_S = 120.0  # songs are under way and no token came
 
 
 class VllmBackend:
+    name = "vllm"
     order = Order.TEMPERED
 
     def __init__(self, checkpoint: Path, options: EngineOptions) -> None:
