@@ -21,6 +21,9 @@ from models.music import MusicRequest, OnProgress, SongPlan, ignore
 from models.pipeline import plan_as_asked, wants_lm
 
 
+__all__ = ["EngineOptions", "LmEngine", "build_backend"]
+
+
 class LmEngine:
     """Implements models.pipeline.Lm over vLLM or transformers. Built, it is loaded; `warm_up` before first use."""
 
