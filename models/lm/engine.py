@@ -20,7 +20,6 @@ from models.lm.writing import Budget, Counts, Writer
 from models.music import MusicRequest, OnProgress, SongPlan, ignore
 from models.pipeline import plan_as_asked, wants_lm
 
-
 __all__ = ["EngineOptions", "LmEngine", "build_backend"]
 
 
