@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from models.music import (
-    AudioFormat,
     CODES_PER_SECOND,
     DEFAULT_SECONDS,
     MAX_SECONDS,
     MIN_SECONDS,
+    AudioFormat,
     Latents,
     Made,
     MusicRequest,

@@ -90,12 +90,12 @@ QWEN: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 16,
+    "head_dim": 32,  # the least that vLLM's attention on a CPU knows
     "max_position_embeddings": 32_768,
     "rope_theta": 1_000_000,
     "tie_word_embeddings": True,
 }
-# Renders what Qwen3's own template does for system, user and assistant turns: a closing thought is set off by blank lines.
+# Renders what Qwen3's own template does for these turns: an assistant's thought is set off by blank lines.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{- '<|im_start|>' + message.role + '\\n' -}}
@@ -109,9 +109,9 @@ CHAT_TEMPLATE = """\
 """
 # what the tokenizer's merges are learnt from: the words that every prompt holds
 WORDS = """\
-# Instruction Fill the audio semantic mask based on the given conditions: Generate audio semantic tokens based on the given
-conditions: Understand the given musical conditions and describe the audio semantics accordingly: Expand the user's input
-into a more detailed and specific musical description: Format the user's input into a more detailed and specific musical
+# Instruction Fill the audio semantic mask based on the given conditions: Generate audio semantic tokens based on the
+given conditions: Understand the given musical conditions and describe the audio semantics accordingly: Expand the
+user's input into a more detailed and specific musical description: Format the user's input into a more detailed and specific musical
 description: # Caption # Lyric # Lyrics # Languages # Metas - bpm: - timesignature: - keyscale: - duration: seconds N/A
 bpm: caption: duration: genres: keyscale: language: timesignature: major minor instrumental: true false unknown
 [Verse] [Chorus] [Bridge] [Intro] [Outro] [Instrumental] a song with piano, guitar, drums, bass and a warm female voice;

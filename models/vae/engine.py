@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models import audio
 from models.errors import BadAudio, EngineError
-from models.music import CHANNELS, LATENT_CHANNELS, SAMPLE_RATE, SAMPLES_PER_FRAME, Latents, Track, AudioFormat
+from models.music import CHANNELS, LATENT_CHANNELS, SAMPLE_RATE, SAMPLES_PER_FRAME, AudioFormat, Latents, Track
 from models.vae.tiling import tiles
 from models.weights import load_strictly, read_vae
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import httpx
@@ -16,6 +16,10 @@ from serve_app.edge import EdgeOptions, build_api
 from serve_app.jobs.job import Job, Stats, Status
 
 TURBO, BASE = "acestep-v15-turbo", "acestep-v15-base"
+CATALOGUE = Catalogue(
+    (ModelCard(TURBO, True, True, ("text2music",), 8, 20), ModelCard(BASE, False, False, ("text2music",), 50, 200)),
+    ("acestep-5Hz-lm-0.6B",),
+)
 CONTENT = bytes(range(256)) * 4
 
 
@@ -32,10 +36,7 @@ class FakeFile:
 
 @dataclass
 class FakeDesk:
-    catalogue: Catalogue = Catalogue(
-        (ModelCard(TURBO, True, True, ("text2music",), 8, 20), ModelCard(BASE, False, False, ("text2music",), 50, 200)),
-        ("acestep-5Hz-lm-0.6B",),
-    )
+    catalogue: Catalogue = CATALOGUE
     jobs: list[Job] = field(default_factory=list)
     is_full: bool = False
     is_broken: bool = False
@@ -95,7 +96,7 @@ def desk() -> FakeDesk:
 
 
 @pytest.fixture
-def connect(desk: FakeDesk) -> Iterator[Connect]:
+def connect(desk: FakeDesk) -> Connect:
     """A client of an API with these options."""
     as_desk: Desk = desk
 
@@ -104,7 +105,7 @@ def connect(desk: FakeDesk) -> Iterator[Connect]:
         transport = httpx.ASGITransport(api, raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url="http://server")
 
-    yield connect
+    return connect
 
 
 @pytest.fixture
