@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -96,7 +97,7 @@ class Client:
         while time.monotonic() < deadline:
             entry = self.look(task_id)
             if entry["status"] != 0:
-                items: list[dict[str, Any]] = yaml.safe_load(entry["result"])
+                items: list[dict[str, Any]] = json.loads(entry["result"])
                 assert entry["status"] == 1, entry
                 return items
             time.sleep(0.2)

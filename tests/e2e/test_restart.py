@@ -12,7 +12,7 @@ from tests.e2e.conftest import Client, Server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def test_jobs_queued_when_the_server_stops_are_finished_by_the_next_one(mortal: 
     client = Client(mortal.address)
     done = client.ask(prompt="first", audio_duration=10, batch_size=1)
     file = client.wait(done)[0]
-    waiting = [client.ask(prompt=f"later {n}", audio_duration=60, batch_size=8) for n in range(6)]
+    waiting = [client.ask(prompt=f"later {n}", audio_duration=30, batch_size=4) for n in range(4)]
     mortal.stop()
     mortal.start()
     assert len(client.fetch(file)) > 10_000
     for task in waiting:
-        assert len(client.wait(task, within_s=600)) == 8
+        assert len(client.wait(task, within_s=300)) == 4

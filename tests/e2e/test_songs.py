@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.conftest import Client, Server
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 # every field that the LM could change is given, so that only the DiT's seed decides
 SETTLED = {
