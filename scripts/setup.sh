@@ -59,7 +59,8 @@ fi
 
 say "installing the $(grep -c == "$list") pins of $list"
 # The lists are complete. Without their CUDA-only parts the CPU packages work, though they declare a need for them.
-uv install --quiet --no-deps -r "$list"
+# Compiled here once: a server starts a process for each model, and each would compile them again where it may not write.
+uv install --quiet --no-deps --compile-bytecode -r "$list"
 uv install --quiet --no-deps --editable .
 echo "$stamp" >.venv/installed
 say "done in $((SECONDS - started)) s"

@@ -16,10 +16,10 @@ GIB = 2**30
 
 class LmReplica:
     async def __init__(self, settings: AppSettings, lm: LmSettings) -> None:  # type: ignore[misc]  # Serve awaits it
-        os.environ.update(engine_environment(lm))  # vLLM reads these while it is imported
+        device = device_of(settings)
+        os.environ.update(engine_environment(lm, device.type == "cuda"))  # vLLM reads these while it is imported
         from models.lm.engine import EngineOptions, LmEngine
 
-        device = device_of(settings)
         options = EngineOptions(
             backend=lm.backend,
             device=device.type,
@@ -40,12 +40,14 @@ class LmReplica:
         await self._engine.check_health()
 
 
-def engine_environment(lm: LmSettings) -> dict[str, str]:
-    """No telemetry, no look-ups on a hub, and the CPU build's memory for attention, in whole GiB."""
+def engine_environment(lm: LmSettings, on_gpu: bool) -> dict[str, str]:
+    """No telemetry, no look-ups on a hub; for the CPU build its memory for attention in whole GiB, and no process more
+    than its engine's own."""
     return {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(lm.kv_cache_gib))),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if on_gpu else "0",
     }

@@ -25,7 +25,7 @@ STOP_WITHIN_S = 60
 class Server:
     """`python -m serve_app.serve` over a scenario of its own: another port, another data folder."""
 
-    def __init__(self, folder: Path, tiny: Path) -> None:
+    def __init__(self, folder: Path, tiny: Path, models: tuple[str, ...] = ("acestep-v15-turbo",)) -> None:
         self.folder = folder
         self.scenario = folder / "scenario.yaml"
         with socket.socket() as free:
@@ -33,7 +33,16 @@ class Server:
             port = free.getsockname()[1]
         content = yaml.safe_load((PROJECT / "configs" / "cpu-tiny.yaml").read_text())
         content["http_options"]["port"] = port
-        content["applications"][0]["args"].update(data=str(folder / "data"), checkpoints=str(tiny))
+        application = content["applications"][0]
+        application["args"].update(data=str(folder / "data"), checkpoints=str(tiny))
+        application["args"]["dit"] = [{"model": model} for model in models]
+        application["deployments"] = [
+            deployment for deployment in application["deployments"] if not deployment["name"].startswith("dit-")
+        ]
+        application["deployments"] += [
+            {"name": f"dit-{model}", "max_ongoing_requests": 32, "ray_actor_options": {"num_cpus": 0.1}}
+            for model in models
+        ]
         self.scenario.write_text(yaml.safe_dump(content))
         self.address = f"http://127.0.0.1:{port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -116,7 +125,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"), tiny)
+    models = ("acestep-v15-turbo", "acestep-v15-base", "acestep-v15-xl-turbo")
+    server = Server(tmp_path_factory.mktemp("server"), tiny, models)
     server.start()
     yield server
     server.stop()
