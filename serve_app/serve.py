@@ -106,6 +106,7 @@ def run(scenario: Path) -> int:
         wait_until_ready(server, address)
         return server.wait()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the processes behind
         say("\nstopping    queued jobs stay queued, running ones start again next time")
         server.send_signal(signal.SIGINT)
         server.wait()
