@@ -20,7 +20,7 @@ MEDIA_TYPES = {AudioFormat.MP3: "audio/mpeg", AudioFormat.WAV: "audio/wav", Audi
 
 
 def encode(pcm: Pcm, audio_format: AudioFormat) -> bytes:
-    """A whole file, 48 kHz stereo, 16 bit where the format has a bit depth. mp3 is up to 0.05 s longer than the song."""
+    """A whole file, 48 kHz stereo, 16 bit where the format has a bit depth. An mp3 is up to 0.05 s longer."""
     if audio_format is AudioFormat.MP3:
         return _encode_mp3(pcm)
     file = io.BytesIO()

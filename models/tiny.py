@@ -109,13 +109,14 @@ CHAT_TEMPLATE = """\
 """
 # what the tokenizer's merges are learnt from: the words that every prompt holds
 WORDS = """\
-# Instruction Fill the audio semantic mask based on the given conditions: Generate audio semantic tokens based on the
-given conditions: Understand the given musical conditions and describe the audio semantics accordingly: Expand the
-user's input into a more detailed and specific musical description: Format the user's input into a more detailed and
-specific musical description: # Caption # Lyric # Lyrics # Languages # Metas - bpm: - timesignature: - keyscale: - duration: seconds N/A
-bpm: caption: duration: genres: keyscale: language: timesignature: major minor instrumental: true false unknown
-[Verse] [Chorus] [Bridge] [Intro] [Outro] [Instrumental] a song with piano, guitar, drums, bass and a warm female voice;
-an upbeat pop song, calm jazz, slow ballad, electronic dance music, rock, folk, love, night, day, rain, light
+# Instruction Fill the audio semantic mask based on the given conditions: Generate audio semantic tokens based on
+the given conditions: Understand the given musical conditions and describe the audio semantics accordingly: Expand
+the user's input into a more detailed and specific musical description: Format the user's input into a more
+detailed and specific musical description: # Caption # Lyric # Lyrics # Languages # Metas - bpm: - timesignature: -
+keyscale: - duration: seconds N/A bpm: caption: duration: genres: keyscale: language: timesignature: major minor
+instrumental: true false unknown [Verse] [Chorus] [Bridge] [Intro] [Outro] [Instrumental] a song with piano,
+guitar, drums, bass and a warm female voice; an upbeat pop song, calm jazz, slow ballad, electronic dance music,
+rock, folk, love, night, day, rain, light
 """
 # Qwen's splitting rule: contractions, words, single digits, punctuation, line ends, spaces
 SPLIT = (

@@ -46,7 +46,9 @@ class ConductorReplica:
 
     async def __del__(self) -> None:
         """Serve awaits this before the replica goes: running jobs go back to the queue."""
-        if self._conductor is not None:
+        if self._conductor is None:
+            self._work.cancel()
+        else:
             await self._conductor.drain()
         await asyncio.gather(self._work, return_exceptions=True)
 

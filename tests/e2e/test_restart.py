@@ -22,9 +22,12 @@ def mortal(tmp_path: Path, tiny: Path) -> Iterator[Server]:
     server.stop()
 
 
-def test_jobs_queued_when_the_server_stops_are_finished_by_the_next_one(mortal: Server) -> None:
+def test_jobs_queued_when_the_server_stops_are_finished_by_the_next_one(
+    mortal: Server, request: pytest.FixtureRequest
+) -> None:
     mortal.start()
     client = Client(mortal.address)
+    request.addfinalizer(client.http.close)
     done = client.ask(prompt="first", audio_duration=10, batch_size=1)
     file = client.wait(done)[0]
     waiting = [client.ask(prompt=f"later {n}", audio_duration=30, batch_size=4) for n in range(4)]
