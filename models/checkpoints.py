@@ -98,12 +98,14 @@ def _check_timesteps(timesteps: tuple[float, ...], variant: Variant) -> None:
 
 def locate(name: str, root: Path) -> Path:
     """The folder of a checkpoint. Raises CheckpointError when it is not there."""
-    folder = root / name
-    if not (folder / "config.json").is_file() and not (folder / "model_index.json").is_file():
-        raise CheckpointError(
-            f"no checkpoint {name} in {root}: {folder} holds neither config.json nor model_index.json"
-        )
-    return folder
+    if not is_there(name, root):
+        raise CheckpointError(f"no checkpoint {name} in {root}: neither config.json nor model_index.json is there")
+    return root / name
+
+
+def is_there(name: str, root: Path) -> bool:
+    """Whether a checkpoint lies below `root`, in ACE-Step's own or in diffusers' layout."""
+    return any((root / name / config).is_file() for config in ("config.json", "model_index.json"))
 
 
 def download(name: str, root: Path) -> None:

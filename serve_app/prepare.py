@@ -19,7 +19,7 @@ def prepare(settings: AppSettings) -> None:
     root = settings.checkpoints_folder
     if settings.tiny:
         write_tiny(settings)
-    absent = [name for name in named_by(settings) if not (root / name / "config.json").is_file()]
+    absent = [name for name in named_by(settings) if not checkpoints.is_there(name, root)]
     if absent and settings.download:
         for name in absent:
             checkpoints.download(name, root)

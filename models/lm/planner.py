@@ -104,7 +104,7 @@ class Planner:
         on_token = self._counts.plan(METADATA_TOKENS)
         ids = await self._write(prompts, decoding, Budget(FEWEST_TOKENS, MOST_TOKENS), on_token)
         self._tell("metadata", request, rules, ids)
-        return {**metadata_of(self._writer.vocabulary.decode(ids)), **known}
+        return {**metadata_of(self._text_of(ids)), **known}
 
     async def _codes(self, request: MusicRequest, metadata: Metadata) -> tuple[Codes, ...]:
         if request.audio_codes:
@@ -148,8 +148,11 @@ class Planner:
         on_token = self._counts.plan(METADATA_TOKENS)
         decoding = self._decoding(rules, drawing, 1.0)
         ids = await self._write((prompt, ""), decoding, Budget(FEWEST_TOKENS, MOST_TOKENS), on_token)
-        text = self._writer.vocabulary.decode([index for index in ids if index != self._writer.vocabulary.eos])
-        return planning.read_song(text, self._name)
+        return planning.read_song(self._text_of(ids), self._name)
+
+    def _text_of(self, ids: list[int]) -> str:
+        """Without the end token, which an LM may write anywhere, in the middle of a caption too."""
+        return self._writer.vocabulary.decode([index for index in ids if index != self._writer.vocabulary.eos])
 
     async def _write(
         self, prompts: tuple[str, str], decoding: Decoding, budget: Budget, on_token: Callable[[], None]
