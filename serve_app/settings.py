@@ -106,4 +106,4 @@ class AppSettings(Settings):
 
 
 def read_api_keys(settings: ApiSettings) -> tuple[str, ...]:
-    return tuple(key for key in os.environ.get(settings.keys_from, "").split(",") if key.strip())
+    return tuple(key.strip() for key in os.environ.get(settings.keys_from, "").split(",") if key.strip())

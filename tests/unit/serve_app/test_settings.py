@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from models.errors import CheckpointError
+from serve_app.prepare import named_by, prepare
+from serve_app.settings import PROJECT, ApiSettings, AppSettings, read_api_keys
+
+
+@pytest.mark.parametrize(
+    ("written", "keys"), [("", ()), (" ", ()), ("a", ("a",)), ("a, b,,c ", ("a", "b", "c"))], ids=repr
+)
+def test_keys_are_separated_by_commas_and_none_means_no_key(
+    monkeypatch: pytest.MonkeyPatch, written: str, keys: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("ACESTEP_API_KEY", written)
+    assert read_api_keys(ApiSettings()) == keys
+
+
+def test_an_unknown_setting_is_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match="kv_cache_gb"):
+        AppSettings.model_validate({"lm": {"kv_cache_gb": 1}})
+
+
+def test_relative_folders_are_the_projects_wherever_the_server_is_started() -> None:
+    settings = AppSettings()
+    assert settings.data_folder == PROJECT / "data"
+    assert AppSettings(data=Path("/elsewhere")).data_folder == Path("/elsewhere")
+
+
+def test_what_is_not_on_disk_is_named_at_once(tmp_path: Path) -> None:
+    settings = AppSettings(checkpoints=tmp_path / "none", data=tmp_path / "data")
+    with pytest.raises(CheckpointError) as caught:
+        prepare(settings)
+    assert all(name in str(caught.value) for name in named_by(settings))
+    assert "cpu-tiny" in str(caught.value)
+
+
+def test_tiny_checkpoints_are_written_where_they_are_wanted_and_absent(tiny: Path, tmp_path: Path) -> None:
+    settings = AppSettings.model_validate(
+        {
+            "tiny": True,
+            "checkpoints": str(tiny),
+            "data": str(tmp_path),
+            "lm": {"model": "acestep-5Hz-lm-0.6B"},
+            "dit": [{"model": "acestep-v15-xl-turbo"}],
+        }
+    )
+    prepare(settings)
+    assert (tmp_path / "audio").is_dir()
+    with pytest.raises(CheckpointError, match=r"no checkpoint acestep-v15-sft"):
+        prepare(
+            settings.model_copy(update={"dit": AppSettings.model_validate({"dit": [{"model": "acestep-v15-sft"}]}).dit})
+        )
