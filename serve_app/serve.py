@@ -97,16 +97,21 @@ def run(scenario: Path) -> int:
     announce(scenario, settings)
     prepare(settings)
     say("starting    Ray Serve and the models; a minute or two")
+    for stop in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a shell's background processes ignore the first unless told otherwise
+        signal.signal(stop, signal.default_int_handler)
     command = [sys.executable, "-m", "ray.serve.scripts", "run", "--address", "local", str(scenario)]
     server = subprocess.Popen(
         command, cwd=PROJECT, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}, start_new_session=True
     )
-    signal.signal(signal.SIGTERM, lambda *_: server.send_signal(signal.SIGINT))
     try:
         wait_until_ready(server, address)
         return server.wait()
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the processes behind
+        for stop in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C must not leave processes behind
+            signal.signal(stop, signal.SIG_IGN)
         say("\nstopping    queued jobs stay queued, running ones start again next time")
         server.send_signal(signal.SIGINT)
         server.wait()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -67,11 +68,19 @@ class Server:
         raise AssertionError(f"the server did not get ready:\n{self.tail()}")
 
     def stop(self) -> None:
+        """As Ctrl-C does; a server that stays is ended by force, and the test with it."""
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(STOP_WITHIN_S)
-        self._process = None
+        process, self._process = self._process, None
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_WITHIN_S)
+        finally:
+            _, alive = psutil.wait_procs(family, timeout=10)
+            for left in alive:
+                left.kill()
+        assert alive == [], f"left running: {alive}"
 
     def tail(self) -> str:
         return (self.folder / "server.log").read_text(errors="replace")[-6000:]
