@@ -231,8 +231,6 @@ class Song:
     request: MusicRequest
     index: int
     plan: SongPlan
-    source: Latents | None = None
-    reference: Latents | None = None
 
     @property
     def seed(self) -> int:
@@ -261,7 +259,6 @@ class Made(Value):
 
 
 class Stage(StrEnum):
-    ENCODE = "encode"
     PLAN = "plan"
     DENOISE = "denoise"
     DECODE = "decode"

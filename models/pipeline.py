@@ -1,4 +1,4 @@
-"""From a request to finished tracks: encode, plan, denoise, decode. The whole product in one screen."""
+"""From a request to finished tracks: plan, denoise, decode. The whole product in one screen."""
 
 from __future__ import annotations
 
@@ -46,10 +46,6 @@ class Dit(Protocol):
 
 
 class Vae(Protocol):
-    async def encode(self, audio: str, seed: int) -> Latents:
-        """`audio` is an artefact id; `seed` draws the sample from the encoder's distribution."""
-        ...
-
     async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
         """Keeps the file and returns what it is kept as."""
         ...
@@ -70,15 +66,12 @@ async def make_music(request: MusicRequest, stages: Stages, on_progress: Callabl
     Raises AceError. One song that fails fails the job: its neighbours are cancelled before the error leaves.
     """
     clock, watch = _Clock(), _Watch(request.songs, on_progress)
-    with clock.measures(Stage.ENCODE):
-        source = await _encode(stages.vae, request.src_audio, request.seeds[0])
-        reference = await _encode(stages.vae, request.reference_audio, request.seeds[0])
     with clock.measures(Stage.PLAN):
         plans = await _plan(request, stages.lm, watch)
-    plans = tuple(with_duration(plan, source) for plan in plans)
+    plans = tuple(map(with_duration, plans))
 
     async def make(index: int) -> tuple[Latents, Track]:
-        song = Song(request, index, plans[index], source, reference)
+        song = Song(request, index, plans[index])
         with clock.measures(Stage.DENOISE):
             latents = await stages.dit.denoise(song, watch.of(Stage.DENOISE, index))
         with clock.measures(Stage.DECODE):
@@ -132,22 +125,13 @@ def plan_as_asked(request: MusicRequest) -> tuple[SongPlan, ...]:
     )
 
 
-def with_duration(plan: SongPlan, source: Latents | None) -> SongPlan:
-    """The length is settled here, once: as planned, else the source's, else what the codes fill, else a minute."""
+def with_duration(plan: SongPlan) -> SongPlan:
+    """The length is settled here, once: as planned, else what the codes fill, else a minute."""
     if plan.metas.duration is not None:
         return plan
-    if source is not None:
-        seconds = source.seconds
-    elif plan.codes:
-        seconds = len(plan.codes) / CODES_PER_SECOND
-    else:
-        seconds = DEFAULT_SECONDS
+    seconds = len(plan.codes) / CODES_PER_SECOND if plan.codes else DEFAULT_SECONDS
     seconds = min(max(seconds, MIN_SECONDS), MAX_SECONDS)
     return plan.model_copy(update={"metas": plan.metas.model_copy(update={"duration": seconds})})
-
-
-async def _encode(vae: Vae, audio: str | None, seed: int) -> Latents | None:
-    return None if audio is None else await vae.encode(audio, seed)
 
 
 async def _plan(request: MusicRequest, lm: Lm | None, watch: _Watch) -> tuple[SongPlan, ...]:

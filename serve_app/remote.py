@@ -107,10 +107,6 @@ class RemoteVae:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
 
-    async def encode(self, audio: str, seed: int) -> Latents:
-        latents: Latents = await retried(lambda: _awaited(self._handle.encode.remote(audio, seed)), "the VAE")
-        return latents
-
     async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
         track: Track = await retried(lambda: _awaited(self._handle.decode.remote(latents, audio_format)), "the VAE")
         return track

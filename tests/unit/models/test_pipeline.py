@@ -60,9 +60,6 @@ class StageFakes:
         assert song.plan.metas.duration is not None
         return Latents(np.full((frames_of(song.plan.metas.duration), 64), song.seed, np.float32), ("one remark",))
 
-    async def encode(self, audio: str, seed: int) -> Latents:
-        return Latents(np.zeros((frames_of(30), 64), np.float32))
-
     async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
         ref = f"{latents.values[0, 0]:.0f}.mp3"
         return Track(ref=ref, audio_format=audio_format, seconds=latents.seconds, size=1, sha256="")
@@ -113,14 +110,6 @@ async def test_a_failed_song_cancels_its_neighbours_and_raises_its_own_error(fak
     assert sorted(fakes.cancelled) == [1, 3]
 
 
-async def test_audio_that_was_handed_in_reaches_the_dit_as_latents(fakes: StageFakes) -> None:
-    await make(fakes, request(task_type="cover", src_audio="a.wav"))
-    (song,) = fakes.songs
-    assert song.source is not None
-    assert song.reference is None
-    assert song.plan.metas.duration == 30.0
-
-
 async def test_the_lm_takes_no_part_in_covers(fakes: StageFakes) -> None:
     await make(fakes, request(task_type="cover", src_audio="a.wav", thinking=True))
     assert fakes.planned == 0
@@ -154,10 +143,8 @@ def test_without_an_lm_a_plan_holds_the_callers_own_words() -> None:
     assert plan == SongPlan(caption="jazz", lyrics="la", language="fr", metas=Metas(bpm=90), codes=(3, 4))
 
 
-def test_a_length_nobody_gave_is_the_sources_then_the_codes_then_a_minute() -> None:
+def test_a_length_nobody_gave_is_what_the_codes_fill_or_a_minute() -> None:
     plan = SongPlan(caption="", lyrics="", language="unknown", metas=Metas())
-    source = Latents(np.zeros((frames_of(42), 64), np.float32))
     with_codes = plan.model_copy(update={"codes": (0,) * 75})
-    assert with_duration(plan, source).metas.duration == 42.0
-    assert with_duration(with_codes, None).metas.duration == 15.0
-    assert with_duration(plan, None).metas.duration == 60.0
+    assert with_duration(with_codes).metas.duration == 15.0
+    assert with_duration(plan).metas.duration == 60.0

@@ -48,9 +48,6 @@ class FakeStages:
             self.running -= 1
         return Latents(np.ones((frames_of(10), 64), np.float32))
 
-    async def encode(self, audio: str, seed: int) -> Latents:
-        raise AssertionError("no source audio in these tests")
-
     async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
         return Track(ref="0" * 32 + ".mp3", audio_format=audio_format, seconds=10.0, size=1, sha256="")
 

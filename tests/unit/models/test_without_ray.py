@@ -1,0 +1,40 @@
+"""Music without Ray, HTTP or a store: `make_music` and three engines, as the README says."""
+
+from pathlib import Path
+
+import soundfile
+import torch
+
+from models.batching import BatchLimits
+from models.checkpoints import VAE
+from models.dit.engine import DitEngine
+from models.lm.backends.backend import EngineOptions
+from models.lm.engine import LmEngine
+from models.music import MusicRequest, Progress, Stage
+from models.pipeline import Stages, make_music
+from models.tiny import LM
+from models.vae.engine import VaeEngine
+
+TURBO = "acestep-v15-turbo"
+
+
+async def test_three_engines_make_two_songs(tiny: Path, tmp_path: Path) -> None:
+    def keep(extension: str, content: bytes) -> str:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.{extension}"
+        path.write_bytes(content)
+        return path.name
+
+    lm = LmEngine(tiny / LM, EngineOptions(backend="torch", dtype="float32"))
+    dit = DitEngine(tiny, TURBO, BatchLimits(), torch.device("cpu"))
+    vae = VaeEngine(tiny / VAE, keep, torch.device("cpu"), encoders=1)
+    request = MusicRequest(model=TURBO, seeds=(1, 2), prompt="jazz", audio_duration=10.0, thinking=True)
+    seen: list[Progress] = []
+    made = await make_music(request, Stages(lm, dit, vae), seen.append)
+    assert [len(plan.codes) for plan in made.plans] == [50, 50]
+    assert (made.dit_model, made.lm_model) == (TURBO, LM)
+    assert {progress.stage for progress in seen} == set(Stage)
+    for track in made.tracks:
+        samples, rate = soundfile.read(tmp_path / track.ref)
+        assert abs(len(samples) / rate - 10) < 0.1
+    for engine in (lm, dit, vae):
+        engine.close()
