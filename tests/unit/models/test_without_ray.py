@@ -18,19 +18,20 @@ from models.vae.engine import VaeEngine
 TURBO = "acestep-v15-turbo"
 
 
-async def test_three_engines_make_two_songs(tiny: Path, tmp_path: Path) -> None:
+async def test_three_engines_make_a_song(tiny: Path, tmp_path: Path) -> None:
     def keep(extension: str, content: bytes) -> str:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.{extension}"
         path.write_bytes(content)
         return path.name
 
-    lm = LmEngine(tiny / LM, EngineOptions(backend="torch", dtype="float32"))
+    lm = LmEngine(tiny / LM, EngineOptions(backend="torch", dtype="float32", max_model_len=2048))
     dit = DitEngine(tiny, TURBO, BatchLimits(), torch.device("cpu"))
     vae = VaeEngine(tiny / VAE, keep, torch.device("cpu"), encoders=1)
-    request = MusicRequest(model=TURBO, seeds=(1, 2), prompt="jazz", audio_duration=10.0, thinking=True)
+    known = {"bpm": 120, "key_scale": "C major", "time_signature": "4", "audio_duration": 10.0}
+    request = MusicRequest.model_validate({"model": TURBO, "seeds": (1,), "prompt": "jazz", "thinking": True, **known})
     seen: list[Progress] = []
     made = await make_music(request, Stages(lm, dit, vae), seen.append)
-    assert [len(plan.codes) for plan in made.plans] == [50, 50]
+    assert [len(plan.codes) for plan in made.plans] == [50]
     assert (made.dit_model, made.lm_model) == (TURBO, LM)
     assert {progress.stage for progress in seen} == set(Stage)
     for track in made.tracks:
