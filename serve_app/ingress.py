@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from ray import serve
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from models.checkpoints import SERVED_TASKS, check_request, variant_named
@@ -70,7 +71,8 @@ class FrontDesk:
     async def submit(self, request: MusicRequest, owner: str) -> Job:
         self._check(request)
         job = await self.store.submit(request, owner)
-        self._conductor.nudge.remote()
+        with suppress(RayServeException):  # the job is stored; a conductor that cannot be told finds it by looking
+            self._conductor.nudge.remote()
         return job
 
     async def look_up(self, ids: Sequence[str], owner: str) -> list[Job | None]:

@@ -1,0 +1,116 @@
+"""The desk over a real store; the conductor's handle is a fake that counts nudges."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.serve.exceptions import RayServeException
+
+from models.errors import InvalidRequest, Overloaded, UnknownModel
+from models.music import MusicRequest
+from serve_app.ingress import FrontDesk, catalogue_of
+from serve_app.jobs.job import Status
+from serve_app.settings import AppSettings
+
+TURBO, BASE, LM = "acestep-v15-turbo", "acestep-v15-base", "acestep-5Hz-lm-0.6B"
+
+
+class FakeHandle:
+    """`handle.nudge.remote()`."""
+
+    def __init__(self) -> None:
+        self.nudges = 0
+        self.is_away = False
+
+    @property
+    def nudge(self) -> "FakeHandle":
+        return self
+
+    def remote(self) -> None:
+        if self.is_away:
+            raise RayServeException("no such deployment")
+        self.nudges += 1
+
+
+def settings(folder: Path, **changes: Any) -> AppSettings:
+    args = {
+        "data": str(folder),
+        "dit": [{"model": TURBO}, {"model": BASE}],
+        "lm": {"model": LM},
+        "queue": {"max_jobs": 2},
+    }
+    return AppSettings.model_validate(args | changes)
+
+
+def request(**fields: Any) -> MusicRequest:
+    return MusicRequest.model_validate({"model": TURBO, "seeds": (1,), **fields})
+
+
+@pytest.fixture
+def handle() -> FakeHandle:
+    return FakeHandle()
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, handle: FakeHandle) -> AsyncIterator[FrontDesk]:
+    as_handle: Any = handle
+    desk = FrontDesk(settings(tmp_path), as_handle)
+    async with desk.open():
+        yield desk
+
+
+def test_the_catalogue_is_what_the_settings_run_the_first_its_default(tmp_path: Path) -> None:
+    catalogue = catalogue_of(settings(tmp_path))
+    assert [(card.name, card.is_default, card.max_steps) for card in catalogue.models] == [
+        (TURBO, True, 20),
+        (BASE, False, 200),
+    ]
+    assert catalogue.lm_models == (LM,)
+    assert catalogue_of(settings(tmp_path, lm=None)).lm_models == ()
+    assert all(card.tasks == ("text2music",) for card in catalogue.models)
+
+
+async def test_a_job_is_stored_and_its_conductor_told(desk: FrontDesk, handle: FakeHandle) -> None:
+    job = await desk.submit(request(), "")
+    assert (job.status, handle.nudges) == (Status.QUEUED, 1)
+    assert await desk.look_up([job.id], "") == [job]
+
+
+async def test_a_job_is_taken_though_its_conductor_cannot_be_told(desk: FrontDesk, handle: FakeHandle) -> None:
+    handle.is_away = True
+    assert (await desk.submit(request(), "")).status is Status.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        ({"model": "acestep-v15-sft"}, UnknownModel, "'acestep-v15-sft'; it runs acestep-v15-turbo, acestep-v15-base"),
+        ({"lm_model": "acestep-5Hz-lm-4B"}, UnknownModel, "LM 'acestep-5Hz-lm-4B'; it runs acestep-5Hz-lm-0.6B"),
+        ({"inference_steps": 21}, InvalidRequest, "1 to 20"),
+        ({"task_type": "cover"}, InvalidRequest, "not served yet"),
+    ],
+)
+async def test_what_this_server_cannot_make_is_refused_and_leaves_nothing(
+    desk: FrontDesk, fields: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        await desk.submit(request(**fields), "")
+    assert (await desk.stats()).total == 0
+
+
+async def test_without_an_lm_what_needs_one_is_refused(tmp_path: Path, handle: FakeHandle) -> None:
+    as_handle: Any = handle
+    desk = FrontDesk(settings(tmp_path, lm=None), as_handle)
+    async with desk.open():
+        with pytest.raises(InvalidRequest, match="runs no LM"):
+            await desk.submit(request(thinking=True), "")
+        await desk.submit(request(), "")
+
+
+async def test_a_full_queue_is_told_with_when_to_come_back(desk: FrontDesk) -> None:
+    for _ in range(2):
+        await desk.submit(request(), "")
+    with pytest.raises(Overloaded):
+        await desk.submit(request(), "")
+    assert await desk.retry_after_s() >= 1
