@@ -82,6 +82,12 @@ class Server:
                 left.kill()
         assert alive == [], f"left running: {alive}"
 
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Those below this server that call themselves so."""
+        assert self._process is not None
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        return [process for process in family if " ".join(process.cmdline()).startswith(title)]
+
     def tail(self) -> str:
         return (self.folder / "server.log").read_text(errors="replace")[-6000:]
 

@@ -1,0 +1,41 @@
+"""A replica that dies under a song costs time, not the song."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Client, Server
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+ASKED: dict[str, Any] = {
+    "prompt": "calm piano",
+    "lyrics": "la",
+    "bpm": 120,
+    "key_scale": "C major",
+    "time_signature": "4",
+    "use_cot_caption": False,
+    "use_cot_language": False,
+    "use_random_seed": False,
+    "seed": 4,
+    "audio_duration": 60,
+    "inference_steps": 20,
+    "batch_size": 1,
+    "audio_format": "wav",
+}
+
+
+def test_a_song_whose_dit_is_killed_is_made_all_the_same(server: Server, client: Client) -> None:
+    undisturbed = client.fetch(client.wait(client.ask(**ASKED))[0])
+    task = client.ask(**ASKED)
+    deadline = time.monotonic() + 60
+    while "denoise" not in client.look(task)["progress_text"]:
+        assert time.monotonic() < deadline, client.look(task)
+        time.sleep(0.05)
+    (dit,) = server.processes("ray::ServeReplica:acestep:dit-acestep-v15-turbo")
+    dit.kill()
+    assert client.fetch(client.wait(task)[0]) == undisturbed
