@@ -35,7 +35,7 @@ class Catalogue:
 
 
 class TrackFile(Protocol):
-    """A stored file that can be read in part. `etag` is its SHA-256 ; `modified_at` in seconds since the epoch."""
+    """A stored file, never rewritten, that can be read in part. `modified_at` in seconds since the epoch."""
 
     @property
     def media_type(self) -> str: ...

@@ -29,6 +29,7 @@ T = TypeVar("T")
 LOCK_WAIT_S = 30
 ONLY_READS = "only_reads"
 AVERAGED_JOBS = 50
+CANCELLED_MESSAGE = "cancelled by the caller"
 FIRST_GUESS_S = 5.0  # of a job's run time, before any has run
 NOW: ColumnElement[float] = literal_column("(julianday('now') - 2440587.5) * 86400.0")
 
@@ -112,10 +113,15 @@ class JobStore:
     async def claim(self, worker: str, lease_s: float, models: Collection[str]) -> Job | None:
         """The job that has waited longest of those these models can make, or one whose worker went silent."""
         async with self._engine.begin() as connection:
-            await self._fail_lost(connection)
-            is_free = or_(
-                jobs.c.status == Status.QUEUED, and_(jobs.c.status == Status.RUNNING, jobs.c.lease_until < NOW)
+            await self._end_lost(connection)
+            # time goes on between these statements: what runs out only now is left for the next claim to end
+            is_heirless = and_(
+                jobs.c.status == Status.RUNNING,
+                jobs.c.lease_until < NOW,
+                jobs.c.attempt < self._limits.attempts,
+                jobs.c.cancel_requested == 0,
             )
+            is_free = or_(jobs.c.status == Status.QUEUED, is_heirless)
             oldest = select(jobs.c.number).where(is_free, jobs.c.model.in_(models)).order_by(jobs.c.number).limit(1)
             number = await connection.scalar(
                 update(jobs)
@@ -160,11 +166,14 @@ class JobStore:
     @to_its_end
     async def mark_cancelled(self, job: Job) -> None:
         """Raises LeaseLost."""
-        await self._end(job, Status.CANCELLED, error_code="cancelled", error_message="cancelled by the caller")
+        await self._end(job, Status.CANCELLED, error_code="cancelled", error_message=CANCELLED_MESSAGE)
 
     @to_its_end
     async def give_back(self, job: Job) -> None:
-        """Back to where it stood in the queue, as if it had not been claimed. Raises LeaseLost."""
+        """Back to where it stood in the queue, as if not claimed; a job withdrawn meanwhile ends. Raises LeaseLost."""
+        if (await self._write(job, worker=None)).cancel_requested:
+            await self.mark_cancelled(job)
+            return
         await self._write(
             job, status=Status.QUEUED, stage=Status.QUEUED, attempt=jobs.c.attempt - 1, worker=None, lease_until=None
         )
@@ -182,7 +191,7 @@ class JobStore:
                     stage=Status.CANCELLED,
                     finished_at=NOW,
                     error_code="cancelled",
-                    error_message="cancelled by the caller",
+                    error_message=CANCELLED_MESSAGE,
                 )
             )
             await connection.execute(running.values(cancel_requested=1))
@@ -224,24 +233,31 @@ class JobStore:
         average = await connection.scalar(select(func.avg(last.c.seconds)))
         return FIRST_GUESS_S if average is None else float(average)
 
-    async def _fail_lost(self, connection: AsyncConnection) -> None:
-        """Ends jobs whose workers went silent too often."""
-        is_lost = and_(
-            jobs.c.status == Status.RUNNING, jobs.c.lease_until < NOW, jobs.c.attempt >= self._limits.attempts
+    async def _end_lost(self, connection: AsyncConnection) -> None:
+        """Ends jobs whose workers went silent: those that were withdrawn, and those that lost one too often."""
+        is_silent = and_(jobs.c.status == Status.RUNNING, jobs.c.lease_until < NOW)
+        ends = (
+            (jobs.c.cancel_requested == 1, Status.CANCELLED, "cancelled", CANCELLED_MESSAGE),
+            (
+                jobs.c.attempt >= self._limits.attempts,
+                Status.FAILED,
+                "worker_lost",
+                f"the process that made it was lost {self._limits.attempts} times",
+            ),
         )
-        message = f"the process that made it was lost {self._limits.attempts} times"
-        await connection.execute(
-            update(jobs)
-            .where(is_lost)
-            .values(
-                status=Status.FAILED,
-                stage=Status.FAILED,
-                finished_at=NOW,
-                error_code="worker_lost",
-                error_message=message,
-                fence=jobs.c.fence + 1,
+        for is_meant, status, code, message in ends:
+            await connection.execute(
+                update(jobs)
+                .where(is_silent, is_meant)
+                .values(
+                    status=status,
+                    stage=status,
+                    finished_at=NOW,
+                    error_code=code,
+                    error_message=message,
+                    fence=jobs.c.fence + 1,
+                )
             )
-        )
 
     async def _end(self, job: Job, status: Status, **values: Any) -> None:
         await self._write(job, status=status, stage=status, finished_at=NOW, lease_until=None, **values)

@@ -168,8 +168,11 @@ async def test_draining_gives_running_jobs_back_for_another_to_finish(store: Job
 
 
 async def test_a_conductor_that_lost_its_lease_stops_and_drops_what_it_made(
-    store: JobStore, stages: FakeStages, conductor: Conductor
+    store: JobStore, stages: FakeStages
 ) -> None:
+    full_with_one = Pace(jobs=1, lease_s=60, poll_s=0.02, heartbeat_s=0.02)  # or it might be its own heir
+    conductor = Conductor("w", store, {TURBO: Stages(None, stages, stages)}, full_with_one)
+    work = asyncio.create_task(conductor.work())
     stages.may_go.clear()
     job = await submit(store)
     running = await until(store, job, Status.RUNNING)
@@ -182,6 +185,8 @@ async def test_a_conductor_that_lost_its_lease_stops_and_drops_what_it_made(
     assert (await read(store, job)).fence == heir.fence
     await store.fail(heir, "bad_audio", "silence")
     assert (await read(store, job)).status == Status.FAILED
+    await conductor.drain()
+    await work
 
 
 async def test_a_lost_stage_leaves_the_job_to_be_claimed_again(store: JobStore, stages: FakeStages) -> None:

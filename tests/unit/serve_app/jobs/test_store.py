@@ -221,3 +221,20 @@ async def test_the_numbers_add_up(store: JobStore) -> None:
     stats = await store.stats()
     assert (stats.total, stats.queued, stats.running, stats.succeeded, stats.failed) == (4, 1, 1, 1, 1)
     assert 0 <= stats.avg_job_seconds < 5
+
+
+async def test_a_cancelled_job_whose_worker_is_lost_ends_cancelled(store: JobStore) -> None:
+    job = await store.submit(request(), "")
+    await claim(store, lease_s=-1)
+    await store.cancel(job.id, "")
+    assert await store.claim("another", 60, [TURBO]) is None
+    assert (await read(store, job)).status == Status.CANCELLED
+
+
+async def test_a_cancelled_job_that_is_given_back_ends_cancelled(store: JobStore) -> None:
+    await store.submit(request(), "")
+    job = await claim(store)
+    await store.cancel(job.id, "")
+    await store.give_back(job)
+    seen = await read(store, job)
+    assert (seen.status, seen.error_code) == (Status.CANCELLED, "cancelled")
