@@ -95,7 +95,7 @@ async def test_a_songs_codes_are_the_same_alone_and_beside_others(engine: LmEngi
 
 async def test_sampled_codes_are_those_of_a_plain_loop_over_transformers(engine: LmEngine, checkpoint: Path) -> None:
     loop = TorchBackend(checkpoint, EngineOptions(backend="torch"))
-    sampling = Sampling(temperature=0.85, top_k=50, top_p=0.9, order=Order.TEMPERED, repetition_penalty=1.1)
+    sampling = Sampling(temperature=0.85, top_k=40, top_p=0.9, order=Order.TEMPERED, repetition_penalty=1.1)
     runs = [
         Run(run.prompt, run.unguided_prompt, Decoding(run.decoding.rules, sampling, 2.5, seed), run.max_tokens)
         for seed, run in enumerate(map(run_of, GUIDED))

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, StaticCache
 
 from models.errors import CheckpointError, EngineError, OutOfMemory
 from models.lm.backends.backend import EngineOptions, OnToken, Run
-from models.lm.decoding import SongDecoder
+from models.lm.decoding import Chooser, SongDecoder
 from models.lm.sampling import Order
 from models.lm.vocabulary import Vocabulary, read_genres
 
@@ -53,13 +53,14 @@ class TorchBackend:
 
     def _generate(self, run: Run, tell: OnToken, is_cancelled: Event) -> list[int]:
         decoder = SongDecoder(self._vocabulary, run.decoding, run.prompt)
+        chooser = Chooser()
         ids: list[int] = []
         try:
             with torch.inference_mode():
                 cond = self._half(run.prompt, run.max_tokens)
                 uncond = self._half(run.unguided_prompt, run.max_tokens) if run.unguided_prompt is not None else None
                 while len(ids) < run.max_tokens and not is_cancelled.is_set():
-                    ids.append(int(decoder.choose(cond.logits, uncond.logits if uncond else None)))
+                    ids.append(int(chooser.choose([(decoder, cond.logits, uncond.logits if uncond else None)])[0]))
                     tell()
                     if ids[-1] == self._vocabulary.eos:
                         break

@@ -3,13 +3,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from models.lm.sampling import Order, Sampling, draw, penalise, pick, probabilities
+from models.lm.sampling import Order, Sampling, draw, draw_in_nucleus, penalise, pick_, probabilities
 from models.lm.vocabulary import Vocabulary
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "lm"
@@ -44,7 +45,7 @@ def test_the_same_tokens_survive_with_the_same_chances(
         temperature=case["temperature"], top_k=case["top_k"] or 0, top_p=case["top_p"] or 1.0, order=order
     )
 
-    chances = probabilities(columns.cut(golden_logits(case, vocabulary.size)), sampling)
+    chances = probabilities(columns.cut(golden_logits(case, vocabulary.size))[None], sampling)[0]
 
     kept = columns.ids[chances > 0].tolist()
     assert abs(len(kept) - golden["n"]) <= 1
@@ -57,13 +58,60 @@ def test_the_same_tokens_survive_with_the_same_chances(
 
 
 def test_draws_follow_the_chances() -> None:
-    chances = torch.tensor([0.0, 0.25, 0.5, 0.0, 0.25])
-    draws = [int(draw(chances, (i + 0.5) / 1000)) for i in range(1000)]
+    chances = torch.tensor([0.0, 0.25, 0.5, 0.0, 0.25]).expand(1000, 5)
+    draws = draw(chances, [(i + 0.5) / 1000 for i in range(1000)]).tolist()
     assert [draws.count(i) for i in range(5)] == [0, 250, 500, 0, 250]
 
 
+def test_no_draw_falls_on_an_entry_without_weight() -> None:
+    chances = torch.zeros(1000)
+    chances[[3, 300, 301, 700]] = torch.tensor([1e-9, 1.0, 1e-9, 3.0])
+    edges = [0.0, 1e-12, 0.25, 0.25 + 1e-12, float(np.nextafter(1.0, 0.0))]
+    assert set(draw(chances.expand(5, 1000), edges).tolist()) <= {3, 300, 301, 700}
+
+
+def test_tries_made_at_once_find_what_tries_made_in_turn_find() -> None:
+    chances = torch.softmax(torch.randn(200, 3000, generator=torch.Generator().manual_seed(1)) * 3, -1)
+    random = Random(3)
+    uniforms = [[random.random() for _ in range(12)] for _ in chances]
+
+    in_turn = draw_in_nucleus(chances, 0.3, uniforms, at_once=False)
+
+    assert draw_in_nucleus(chances, 0.3, uniforms, at_once=True).tolist() == in_turn.tolist()
+
+
+@pytest.mark.parametrize("top_k", [0, 40])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9])
+def test_rejected_draws_follow_the_sorted_nucleus(top_k: int, top_p: float) -> None:
+    logits = torch.randn(1, 600, generator=torch.Generator().manual_seed(2)) * 2
+    sampling = Sampling(temperature=0.85, top_k=top_k, top_p=top_p)
+    random = Random(5)
+
+    drawn = pick_(logits.repeat(4000, 1), sampling, [random] * 4000)
+
+    counts, chances = np.bincount(drawn.numpy(), minlength=600), probabilities(logits, sampling)[0].numpy()
+    assert counts[chances == 0].sum() == 0
+    # each count lies within five deviations of a binomial one
+    deviations = np.sqrt(4000 * chances * (1 - chances)) + 1e-3
+    assert (np.abs(counts - 4000 * chances) <= 5 * deviations + 1).all()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_nucleus_that_every_try_misses_gives_the_likeliest(at_once: bool) -> None:
+    assert draw_in_nucleus(torch.tensor([[1.0, 1.5, 1.0]]), 0.1, [[0.1, 0.9]], at_once).tolist() == [1]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.0), Sampling(top_p=1.0), Sampling(top_k=9)])
+def test_a_row_is_drawn_as_if_it_were_alone(sampling: Sampling) -> None:
+    logits = torch.randn(7, 700, generator=torch.Generator().manual_seed(4)) * 3
+
+    together = pick_(logits.clone(), sampling, [Random(seed) for seed in range(7)]).tolist()
+
+    assert together == [int(pick_(logits[seed : seed + 1].clone(), sampling, [Random(seed)])) for seed in range(7)]
+
+
 def test_a_temperature_of_zero_takes_the_likeliest() -> None:
-    assert int(pick(torch.tensor([0.0, 3.0, 2.0]), Sampling(temperature=0.0), 0.999)) == 1
+    assert pick_(torch.tensor([[0.0, 3.0, 2.0]]), Sampling(temperature=0.0), [Random(0)]).tolist() == [1]
 
 
 def test_a_penalty_makes_each_seen_token_less_likely_once() -> None:
