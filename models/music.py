@@ -151,7 +151,7 @@ class MusicRequest(Value):
     audio_codes: Annotated[
         tuple[tuple[Annotated[int, Field(ge=0, le=MAX_AUDIO_CODE)], ...], ...], Field(max_length=MAX_SONGS)
     ] = ()
-    lm_backend: Literal["vllm", "pt"] = "vllm"
+    lm_backend: Literal["vllm", "pt"] | None = None  # None: whichever this LM runs on
     lm_temperature: Annotated[float, Field(ge=0.0, le=5.0, allow_inf_nan=False)] = 0.85
     lm_cfg_scale: Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)] = 2.5
     lm_negative_prompt: Annotated[str, Field(max_length=2048)] = NO_NEGATIVE_PROMPT

@@ -47,7 +47,7 @@ class LmEngine:
         if not wants_lm(request):
             return plan_as_asked(request)
         plans = await self._planner(on_progress).plan(request)
-        if request.lm_backend == self._backend.name:
+        if request.lm_backend in (None, self._backend.name):
             return plans
         remark = f"lm_backend: {request.lm_backend} asked, {self.name} runs on {self._backend.name}"
         return tuple(plan.model_copy(update={"remarks": (remark,)}) for plan in plans)

@@ -25,6 +25,7 @@ from models.lm.writing import Budget, Counts, Writer
 from models.music import (
     DEFAULT_SECONDS,
     MAX_AUDIO_CODE,
+    Metas,
     MusicRequest,
     SongPlan,
     codes_of,
@@ -76,7 +77,10 @@ class Planner:
 
     async def understand(self, codes: Codes, drawing: Drawing) -> SongPlan:
         rules = planning.sample_rules(None, drawing.is_constrained)
-        return await self._describe(self._prompts.understand(codes_text(codes)), rules, drawing)
+        song = await self._describe(self._prompts.understand(codes_text(codes)), rules, drawing)
+        if not song.caption and song.metas == Metas():
+            raise BadPlan("the LM said nothing that can be used of these codes")
+        return song
 
     async def _complete(self, request: MusicRequest) -> MusicRequest:
         drawing = self._drawing(request, request.seeds[0])
@@ -100,10 +104,11 @@ class Planner:
             self._prompts.metadata_unguided(request.lyrics, request.lm_negative_prompt),
         )
         rules = planning.metadata_rules(request)
-        decoding = self._decoding(rules, self._drawing(request, request.seeds[0]), request.lm_cfg_scale)
+        drawing = self._drawing(request, request.seeds[0])
+        decoding = self._decoding(rules, drawing, request.lm_cfg_scale)
         on_token = self._counts.plan(METADATA_TOKENS)
         ids = await self._write(prompts, decoding, Budget(FEWEST_TOKENS, MOST_TOKENS), on_token)
-        self._tell("metadata", request, rules, ids)
+        self._tell("metadata", drawing, rules, ids)
         return {**metadata_of(self._text_of(ids)), **known}
 
     async def _codes(self, request: MusicRequest, metadata: Metadata) -> tuple[Codes, ...]:
@@ -130,9 +135,10 @@ class Planner:
                 self._prompts.codes_unguided(request.prompt, request.lyrics, request.lm_negative_prompt),
             )
             rules = planning.code_rules(request)
-            decoding = self._decoding(rules, self._drawing(request, seed), request.lm_cfg_scale)
+            drawing = self._drawing(request, seed)
+            decoding = self._decoding(rules, drawing, request.lm_cfg_scale)
             ids = await self._write(prompts, decoding, _code_budget(rules), on_token)
-            self._tell(f"codes of seed {seed}", request, rules, ids)
+            self._tell(f"codes of seed {seed}", drawing, rules, ids)
             return self._codes_in(ids, rules)
 
         return write
@@ -148,6 +154,7 @@ class Planner:
         on_token = self._counts.plan(METADATA_TOKENS)
         decoding = self._decoding(rules, drawing, 1.0)
         ids = await self._write((prompt, ""), decoding, Budget(FEWEST_TOKENS, MOST_TOKENS), on_token)
+        self._tell("description", drawing, rules, ids)
         return planning.read_song(self._text_of(ids), self._name)
 
     def _text_of(self, ids: list[int]) -> str:
@@ -166,8 +173,8 @@ class Planner:
     def _decoding(self, rules: Rules, drawing: Drawing, scale: float) -> Decoding:
         return Decoding(rules, drawing.sampling, scale, drawing.seed)
 
-    def _tell(self, what: str, request: MusicRequest, rules: Rules, ids: list[int]) -> None:
-        if not request.constrained_decoding_debug:
+    def _tell(self, what: str, drawing: Drawing, rules: Rules, ids: list[int]) -> None:
+        if not drawing.is_traced:
             return
         for line in trace(self._writer.vocabulary, rules, ids):
             logger.info("%s %s", what, line)

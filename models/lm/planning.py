@@ -65,6 +65,7 @@ class Drawing:
     sampling: Sampling
     seed: int
     is_constrained: bool = True
+    is_traced: bool = False
 
     @classmethod
     def of(cls, request: MusicRequest, order: Order, seed: int) -> Drawing:
@@ -75,7 +76,7 @@ class Drawing:
             repetition_penalty=request.lm_repetition_penalty,
             order=order,
         )
-        return cls(sampling, seed, request.constrained_decoding)
+        return cls(sampling, seed, request.constrained_decoding, request.constrained_decoding_debug)
 
 
 def known_metadata(metas: Metas) -> Metadata:

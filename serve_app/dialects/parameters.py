@@ -100,7 +100,7 @@ PARAMETERS = tuple(
         (real, "cfg_interval_start cfgIntervalStart", None, "0 to 1."),
         (real, "cfg_interval_end cfgIntervalEnd", None, "0 to 1."),
         (text, "lm_model_path lmModelPath", "", "The LM to plan with."),
-        (text, "lm_backend lmBackend", "vllm", "vllm or pt."),
+        (text, "lm_backend lmBackend", None, "vllm or pt; unless given, what the LM runs on."),
         (real, "lm_temperature lmTemperature", None, "0 is greedy."),
         (real, "lm_cfg_scale lmCfgScale", None, "1 or less is off."),
         (real, "lm_repetition_penalty lmRepetitionPenalty", None, "1 is off."),
