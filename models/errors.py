@@ -9,6 +9,7 @@ AceError
 ├── Overloaded               no room now; try again
 ├── Cancelled                the caller withdrew the job
 └── EngineError              ours to mend; details stay in the log
+    ├── EngineDied           an engine that will not answer again; its replica is replaced
     ├── CheckpointError      weights that are absent, incomplete or of another shape
     ├── OutOfMemory          one song alone does not fit on the device
     ├── BadLatents           NaN, infinity or zeros came out of the DiT
@@ -72,6 +73,10 @@ class Cancelled(AceError):
 
 class EngineError(AceError):
     code = "engine_error"
+
+
+class EngineDied(EngineError):
+    code = "engine_died"
 
 
 class CheckpointError(EngineError):

@@ -1,4 +1,4 @@
-"""The graph, drawn in one screen: ingress → conductor → lm, one dit a variant, vae."""
+"""The graph, drawn in one screen: ingress → conductor → one lm a model, one dit a variant, vae."""
 
 from ray import serve
 from ray.serve import Application
@@ -24,10 +24,10 @@ def build_app(settings: AppSettings) -> Application:
 
 
 def graph(settings: AppSettings) -> Application:
-    lm = serve.deployment(name="lm")(LmReplica).bind(settings, settings.lm) if settings.lm else None
+    lms = {lm.deployment: serve.deployment(name=lm.deployment)(LmReplica).bind(settings, lm) for lm in settings.lm}
     dits = {
         dit.model: serve.deployment(name=f"dit-{dit.model}")(DitReplica).bind(settings, dit) for dit in settings.dit
     }
     vae = serve.deployment(name="vae")(VaeReplica).bind(settings)
-    conductor = serve.deployment(name="conductor")(ConductorReplica).bind(settings, lm, dits, vae)
+    conductor = serve.deployment(name="conductor")(ConductorReplica).bind(settings, lms, dits, vae)
     return serve.deployment(name="ingress")(serve.ingress()(Ingress)).bind(settings, conductor)

@@ -33,8 +33,8 @@ def prepare(settings: AppSettings) -> None:
 
 def named_by(settings: AppSettings) -> tuple[str, ...]:
     """Folders below `checkpoints` that these settings need."""
-    lm = (settings.lm.model,) if settings.lm else ()
-    return (*(dit.model for dit in settings.dit), *lm, checkpoints.VAE, checkpoints.TEXT_ENCODER)
+    models = [*(dit.model for dit in settings.dit), *(lm.model for lm in settings.lm)]
+    return tuple(dict.fromkeys([*models, checkpoints.VAE, checkpoints.TEXT_ENCODER]))
 
 
 def write_tiny(settings: AppSettings) -> None:

@@ -74,7 +74,7 @@ class LmEngine:
         await self._writer.write(prompts, decoding, Budget(5, 5), Counts(ignore).plan(5))
 
     async def check_health(self) -> None:
-        """Raises EngineError where the engine is dead or stuck."""
+        """Raises EngineDied where the engine is dead or stuck."""
         await self._backend.check_health()
 
     def close(self) -> None:

@@ -39,6 +39,7 @@ METADATA_TOKENS = 150  # of a metadata block, about; for progress only
 FREE_MARGIN = 500  # tokens beside the codes where the LM is unconstrained
 
 Codes = tuple[int, ...]
+Trace = tuple[str, ...]
 
 
 class Planner:
@@ -55,11 +56,12 @@ class Planner:
     async def plan(self, request: MusicRequest) -> tuple[SongPlan, ...]:
         completed = await self._complete(request)
         metadata = await self._metadata(completed, is_sampled=request.sample_query is not None)
-        codes = await self._codes(completed, metadata)
+        before = tuple(self._trace)
+        songs = await self._codes(completed, metadata)
         name = self._name if self._has_run else None
         return tuple(
-            planning.plan_of(completed, metadata, song, name).model_copy(update={"trace": tuple(self._trace)})
-            for song in codes
+            planning.plan_of(completed, metadata, codes, name).model_copy(update={"trace": before + lines})
+            for codes, lines in songs
         )
 
     async def create_sample(
@@ -108,14 +110,14 @@ class Planner:
         decoding = self._decoding(rules, drawing, request.lm_cfg_scale)
         on_token = self._counts.plan(METADATA_TOKENS)
         ids = await self._write(prompts, decoding, Budget(FEWEST_TOKENS, MOST_TOKENS), on_token)
-        self._tell("metadata", drawing, rules, ids)
+        self._trace += self._lines("metadata", drawing, rules, ids)
         return {**metadata_of(self._text_of(ids)), **known}
 
-    async def _codes(self, request: MusicRequest, metadata: Metadata) -> tuple[Codes, ...]:
+    async def _codes(self, request: MusicRequest, metadata: Metadata) -> tuple[tuple[Codes, Trace], ...]:
         if request.audio_codes:
-            return request.audio_codes
+            return tuple((codes, ()) for codes in request.audio_codes)
         if not request.thinking:
-            return ((),) * request.songs
+            return (((), ()),) * request.songs
         self._counts.settle()
         runs = [self._song_codes(request, metadata, seed) for seed in request.seeds]
         if request.allow_lm_batch:
@@ -124,12 +126,12 @@ class Planner:
 
     def _song_codes(
         self, request: MusicRequest, metadata: Metadata, seed: int
-    ) -> Callable[[], Coroutine[None, None, Codes]]:
+    ) -> Callable[[], Coroutine[None, None, tuple[Codes, Trace]]]:
         """Counted at once, written when called: the planned total of a job is known before its first song is done."""
         expected = planning.metas_of(metadata).duration if request.audio_duration is None else request.audio_duration
         on_token = self._counts.plan(codes_of(expected or DEFAULT_SECONDS) + 1)
 
-        async def write() -> Codes:
+        async def write() -> tuple[Codes, Trace]:
             prompts = (
                 self._prompts.codes(request.prompt, request.lyrics, cot_text(metadata)),
                 self._prompts.codes_unguided(request.prompt, request.lyrics, request.lm_negative_prompt),
@@ -138,8 +140,7 @@ class Planner:
             drawing = self._drawing(request, seed)
             decoding = self._decoding(rules, drawing, request.lm_cfg_scale)
             ids = await self._write(prompts, decoding, _code_budget(rules), on_token)
-            self._tell(f"codes of seed {seed}", drawing, rules, ids)
-            return self._codes_in(ids, rules)
+            return self._codes_in(ids, rules), self._lines(f"codes of seed {seed}", drawing, rules, ids)
 
         return write
 
@@ -154,7 +155,7 @@ class Planner:
         on_token = self._counts.plan(METADATA_TOKENS)
         decoding = self._decoding(rules, drawing, 1.0)
         ids = await self._write((prompt, ""), decoding, Budget(FEWEST_TOKENS, MOST_TOKENS), on_token)
-        self._tell("description", drawing, rules, ids)
+        self._trace += self._lines("description", drawing, rules, ids)
         return planning.read_song(self._text_of(ids), self._name)
 
     def _text_of(self, ids: list[int]) -> str:
@@ -173,12 +174,14 @@ class Planner:
     def _decoding(self, rules: Rules, drawing: Drawing, scale: float) -> Decoding:
         return Decoding(rules, drawing.sampling, scale, drawing.seed)
 
-    def _tell(self, what: str, drawing: Drawing, rules: Rules, ids: list[int]) -> None:
+    def _lines(self, what: str, drawing: Drawing, rules: Rules, ids: list[int]) -> Trace:
+        """The steps of a run, logged too, where they are asked for."""
         if not drawing.is_traced:
-            return
-        for line in trace(self._writer.vocabulary, rules, ids):
-            logger.info("%s %s", what, line)
-            self._trace.append(f"{what} {line}")
+            return ()
+        lines = tuple(f"{what} {line}" for line in trace(self._writer.vocabulary, rules, ids))
+        for line in lines:
+            logger.info(line)
+        return lines
 
 
 def _code_budget(rules: Rules) -> Budget:
@@ -188,7 +191,9 @@ def _code_budget(rules: Rules) -> Budget:
     return Budget(rules.fewest_codes + 1, most + 1)
 
 
-async def _all_or_none(runs: list[Callable[[], Coroutine[None, None, Codes]]]) -> tuple[Codes, ...]:
+async def _all_or_none(
+    runs: list[Callable[[], Coroutine[None, None, tuple[Codes, Trace]]]],
+) -> tuple[tuple[Codes, Trace], ...]:
     """The first failure cancels the others and waits until they have let go of the engine."""
     works = [asyncio.ensure_future(run()) for run in runs]
     try:

@@ -58,11 +58,14 @@ class Backend(Protocol):
         ...
 
     async def generate(self, run: Run, on_token: OnToken) -> list[int]:
-        """The answer's tokens, the end token included. Raises BadPlan or EngineError; cancelling frees its memory."""
+        """The answer's tokens, the end token included; cancelling frees its memory.
+
+        Raises BadPlan, EngineDied or EngineError.
+        """
         ...
 
     async def check_health(self) -> None:
-        """Raises EngineError where nothing more will come of this engine."""
+        """Raises EngineDied where nothing more will come of this engine."""
         ...
 
     def close(self) -> None: ...

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, StaticCache
 
-from models.errors import CheckpointError, EngineError, OutOfMemory
+from models.errors import CheckpointError, EngineDied, OutOfMemory
 from models.lm.backends.backend import EngineOptions, OnToken, Run
 from models.lm.decoding import Chooser, SongDecoder
 from models.lm.sampling import Order
@@ -78,7 +78,7 @@ class TorchBackend:
 
     async def check_health(self) -> None:
         if self._is_closed:
-            raise EngineError("the LM is closed")
+            raise EngineDied("the LM is closed")
 
     def close(self) -> None:
         self._is_closed = True

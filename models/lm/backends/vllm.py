@@ -18,7 +18,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from models.errors import BadPlan, EngineError
+from models.errors import BadPlan, EngineDied, EngineError
 from models.lm.backends.backend import EngineOptions, OnToken, Run
 from models.lm.guidance.pairs import Half
 from models.lm.sampling import Order
@@ -86,7 +86,9 @@ class VllmBackend:
                 for token in output.outputs[0].token_ids:
                     ids.append(token)
                     on_token()
-        except (EngineDeadError, EngineGenerateError) as error:
+        except EngineDeadError as error:
+            raise EngineDied(f"vLLM's engine is dead: {error}") from error
+        except EngineGenerateError as error:
             raise EngineError(f"vLLM's engine failed: {error}") from error
         finally:
             self._under_way -= 1
@@ -103,10 +105,10 @@ class VllmBackend:
         try:
             await self._engine.check_health()
         except EngineDeadError as error:
-            raise EngineError(f"vLLM's engine is dead: {error}") from error
+            raise EngineDied(f"vLLM's engine is dead: {error}") from error
         silent_s = time.monotonic() - self._heard_at
         if self._under_way and silent_s > STUCK_S:
-            raise EngineError(f"{self._under_way} requests are under way and no token came for {silent_s:.0f} s")
+            raise EngineDied(f"{self._under_way} requests are under way and no token came for {silent_s:.0f} s")
 
     def close(self) -> None:
         self._engine.shutdown()

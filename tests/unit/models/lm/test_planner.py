@@ -83,7 +83,7 @@ def planned(engine: LmEngine, request: MusicRequest) -> tuple[SongPlan, ...]:
 
 
 def request_of_flow(inputs: Mapping[str, Any]) -> MusicRequest | None:
-    """`None` for what is refused before an LM hears of it: lengths out of range, and switches this API does not have."""
+    """`None` for what never reaches an LM here: lengths out of range, switches this API does not have."""
     given = inputs["user_metadata"] or {}
     seconds = inputs["target_duration"] if (inputs["target_duration"] or 0) > 0 else given.get("duration")
     is_odd = given.get("duration") not in (None, seconds)  # here a song has one length
@@ -148,7 +148,7 @@ def test_the_lm_is_asked_what_the_reference_asks(
         )
         assert rules.is_constrained is call["use_constrained_decoding"]
         if call["generation_phase"] == "cot":
-            skipped = {name for name in ("genres", "caption", "language") if call[f"skip_{name}"]}
+            skipped = frozenset(name for name in ("genres", "caption", "language") if call[f"skip_{name}"])
             assert (rules.skipped, rules.then) == (skipped, Then.NOTHING)
         else:
             assert rules.begins_with_codes
