@@ -56,6 +56,8 @@ class AudioFormat(StrEnum):
     MP3 = "mp3"
     WAV = "wav"
     FLAC = "flac"
+    OPUS = "opus"
+    AAC = "aac"
 
 
 class Value(BaseModel):

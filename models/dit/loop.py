@@ -105,7 +105,7 @@ class StepLoop:
         with self._changed:
             if self._is_closing:
                 raise EngineError(f"the DiT takes no more songs: {self._error or 'it was closed'}")
-            self._line.add(ticket, ticket.size, self._clock(), expected_s)
+            self._line.add(ticket, ticket.size, expected_s)
             self._changed.notify()
 
     def withdraw(self, ticket: Ticket) -> None:

@@ -86,7 +86,7 @@ PARAMETERS = tuple(
         (text, "time_signature timesignature timeSignature", "", "2, 3, 4 or 6; 4/4 is 4."),
         (real, "audio_duration duration audioDuration target_duration targetDuration", None, "Seconds, 10 to 600."),
         (text, "vocal_language vocalLanguage language", "", "Such as en, zh, ja."),
-        (text, "audio_format audioFormat", "mp3", "mp3, wav or flac."),
+        (text, "audio_format audioFormat", "mp3", "mp3, wav, flac, opus or aac."),
         (lambda value: value, "audio_code_string audioCodeString audio_codes", "", "Codes as text, one or a list."),
         (whole, "inference_steps inferenceSteps", None, "1 to 20 on turbo models, to 200 on others."),
         (real, "guidance_scale guidanceScale", None, "Not on turbo models."),

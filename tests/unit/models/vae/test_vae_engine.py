@@ -1,14 +1,13 @@
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from models.errors import BadAudio, EngineError
 from models.music import AudioFormat, Latents, frames_of
+from models.source_audio import AudioLimits, blocks
 from models.vae.engine import VaeEngine, to_pcm
 
 
@@ -40,11 +39,12 @@ def latents(seconds: float, seed: int = 0) -> Latents:
 
 @pytest.mark.parametrize("audio_format", list(AudioFormat))
 async def test_latents_become_a_kept_file_of_their_length(
-    engine: VaeEngine, kept: Kept, audio_format: AudioFormat
+    engine: VaeEngine, kept: Kept, audio_format: AudioFormat, tmp_path: Path
 ) -> None:
     track = await engine.decode(latents(10), audio_format)
-    samples, rate = soundfile.read(io.BytesIO(kept[track.ref]), always_2d=True)
-    assert (rate, samples.shape[1], track.seconds) == (48_000, 2, 10.0)
+    (tmp_path / track.ref).write_bytes(kept[track.ref])
+    samples = np.concatenate(list(blocks(tmp_path / track.ref, AudioLimits())))
+    assert track.seconds == 10.0
     assert abs(len(samples) / 48_000 - 10) < 0.1
     assert track.size == len(kept[track.ref])
     assert track.ref.endswith(f".{audio_format}")
