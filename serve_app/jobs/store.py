@@ -1,4 +1,4 @@
-"""Where jobs are kept: one SQL database that every ingress and conductor of a host opens for itself.
+"""Where jobs are kept: one SQL database that every ingress and conductor opens for itself.
 
 A job is committed before its caller hears of it. Whoever claims one holds it under a lease, on the database's clock,
 and under a fence that grows with every claim: a write under an older fence is refused, so a job that was given to
@@ -11,17 +11,33 @@ import asyncio
 import functools
 import math
 import uuid
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, event, func, literal_column, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    case,
+    cast,
+    event,
+    func,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from models.errors import EngineError, Overloaded
 from models.music import Made, MusicRequest
-from serve_app.jobs.job import Job, Stats, Status
-from serve_app.jobs.schema import jobs, metadata
+from serve_app.jobs.change import Change, state_of
+from serve_app.jobs.job import Job, Priority, Stats, Status
+from serve_app.jobs.schema import jobs, metadata, now, tallies
+from serve_app.jobs.tally import place_in_queue
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,9 +45,8 @@ T = TypeVar("T")
 LOCK_WAIT_S = 30
 ONLY_READS = "only_reads"
 AVERAGED_JOBS = 50
-CANCELLED_MESSAGE = "cancelled by the caller"
+REAPED_AT_ONCE = 100
 FIRST_GUESS_S = 5.0  # of a job's run time, before any has run
-NOW: ColumnElement[float] = literal_column("(julianday('now') - 2440587.5) * 86400.0")
 
 
 class LeaseLost(EngineError):
@@ -42,10 +57,13 @@ class LeaseLost(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """`jobs` may wait at a time; one job may be claimed `attempts` times before its worker counts as lost."""
+    """`jobs` may wait at a time; a job fails once whoever made it went silent `attempts` times."""
 
     jobs: int
     attempts: int
+
+
+CANCELLED = {"error_code": "cancelled", "error_message": "cancelled by the caller"}
 
 
 def to_its_end(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -83,23 +101,23 @@ class JobStore:
     @to_its_end
     async def submit(self, request: MusicRequest, owner: str) -> Job:
         """Raises Overloaded when the queue is full, and stores nothing then."""
-        async with self._engine.begin() as connection:
-            waiting = await connection.scalar(select(func.count()).where(jobs.c.status == Status.QUEUED))
-            if waiting is not None and waiting >= self._limits.jobs:
-                raise Overloaded("Server busy: queue is full")
-            id_ = str(uuid.uuid4())
-            await connection.execute(
-                jobs.insert().values(
-                    id=id_,
-                    owner=owner,
-                    status=Status.QUEUED,
-                    stage=Status.QUEUED,
-                    model=request.model,
-                    request=request.model_dump_json(),
-                    created_at=NOW,
-                )
+        priority = Priority.NORMAL
+        async with Change.begin(self._engine) as change:
+            row = await change.insert(
+                id=str(uuid.uuid4()),
+                owner=owner,
+                status=Status.QUEUED,
+                stage=Status.QUEUED,
+                priority=priority,
+                turn=cast((now() + priority.handicap_s) * 1000, BigInteger),
+                model=request.model,
+                request=request.model_dump_json(),
+                created_at=now(),
             )
-            return _job((await connection.execute(_jobs_where(jobs.c.id == id_))).one())
+            counts = await change.count()
+            if counts["status", Status.QUEUED] > self._limits.jobs:
+                raise Overloaded("Server busy: queue is full")
+            return await _read(change.connection, row.number)
 
     @to_its_end
     async def get(self, ids: Sequence[str], owner: str) -> list[Job | None]:
@@ -111,41 +129,28 @@ class JobStore:
 
     @to_its_end
     async def claim(self, worker: str, lease_s: float, models: Collection[str]) -> Job | None:
-        """The job that has waited longest of those these models can make, or one whose worker went silent."""
-        async with self._engine.begin() as connection:
-            await self._end_lost(connection)
-            # time goes on between these statements: what runs out only now is left for the next claim to end
-            is_heirless = and_(
-                jobs.c.status == Status.RUNNING,
-                jobs.c.lease_until < NOW,
-                jobs.c.attempt < self._limits.attempts,
-                jobs.c.cancel_requested == 0,
-            )
-            is_free = or_(jobs.c.status == Status.QUEUED, is_heirless)
-            oldest = select(jobs.c.number).where(is_free, jobs.c.model.in_(models)).order_by(jobs.c.number).limit(1)
-            number = await connection.scalar(
-                update(jobs)
-                .where(jobs.c.number == oldest.scalar_subquery())
-                .values(
-                    status=Status.RUNNING,
-                    stage=Status.RUNNING,
+        """The job whose turn it is, of those these models can make. Ends or re-queues what was lost meanwhile."""
+        async with Change.begin(self._engine) as change:
+            for row in await change.locked(SILENT):
+                status, values = self._after_loss(row)
+                await change.move(row, status, losses=row.losses + 1, worker=None, **values)
+            for row in await change.locked(_next_of(models)):
+                claimed = await change.move(
+                    row,
+                    Status.RUNNING,
                     attempt=jobs.c.attempt + 1,
                     fence=jobs.c.fence + 1,
                     worker=worker,
-                    lease_until=NOW + lease_s,
-                    started_at=NOW,
+                    lease_until=now() + lease_s,
+                    started_at=now(),
                 )
-                .returning(jobs.c.number)
-            )
-            if number is None:
-                return None
-            return _job((await connection.execute(_jobs_where(jobs.c.number == number))).one())
+                return _job(claimed, queue_position=0)
+        return None
 
     @to_its_end
     async def renew(self, job: Job, lease_s: float) -> bool:
         """Whether the caller asked for the job to be cancelled. Raises LeaseLost."""
-        row = await self._write(job, lease_until=NOW + lease_s)
-        return bool(row.cancel_requested)
+        return await self._write(job, lease_until=now() + lease_s)
 
     @to_its_end
     async def report(self, job: Job, stage: str, progress: float) -> None:
@@ -156,139 +161,151 @@ class JobStore:
     @to_its_end
     async def succeed(self, job: Job, made: Made) -> None:
         """Raises LeaseLost."""
-        await self._end(job, Status.SUCCEEDED, made=made.model_dump_json(), progress=1.0)
+        async with self._held(job) as (change, row):
+            await change.move(row, Status.SUCCEEDED, made=made.model_dump_json(), progress=1.0)
 
     @to_its_end
     async def fail(self, job: Job, code: str, message: str) -> None:
         """`message` is for the caller's eyes. Raises LeaseLost."""
-        await self._end(job, Status.FAILED, error_code=code, error_message=message)
+        async with self._held(job) as (change, row):
+            await change.move(row, Status.FAILED, error_code=code, error_message=message)
 
     @to_its_end
     async def mark_cancelled(self, job: Job) -> None:
         """Raises LeaseLost."""
-        await self._end(job, Status.CANCELLED, error_code="cancelled", error_message=CANCELLED_MESSAGE)
+        async with self._held(job) as (change, row):
+            await change.move(row, Status.CANCELLED, **CANCELLED)
 
     @to_its_end
     async def give_back(self, job: Job) -> None:
         """Back to where it stood in the queue, as if not claimed; a job withdrawn meanwhile ends. Raises LeaseLost."""
-        if (await self._write(job, worker=None)).cancel_requested:
-            await self.mark_cancelled(job)
-            return
-        await self._write(
-            job, status=Status.QUEUED, stage=Status.QUEUED, attempt=jobs.c.attempt - 1, worker=None, lease_until=None
-        )
+        async with self._held(job) as (change, row):
+            if row.cancel_requested:
+                await change.move(row, Status.CANCELLED, **CANCELLED)
+            else:
+                await change.move(row, Status.QUEUED, attempt=jobs.c.attempt - 1, worker=None)
 
     @to_its_end
     async def cancel(self, id_: str, owner: str) -> Job | None:
         """A queued job ends at once, a running one at its conductor's next heartbeat; an ended one stays as it is."""
-        is_theirs = and_(jobs.c.id == id_, jobs.c.owner == owner)
-        queued = update(jobs).where(is_theirs, jobs.c.status == Status.QUEUED)
-        running = update(jobs).where(is_theirs, jobs.c.status == Status.RUNNING)
-        async with self._engine.begin() as connection:
-            await connection.execute(
-                queued.values(
-                    status=Status.CANCELLED,
-                    stage=Status.CANCELLED,
-                    finished_at=NOW,
-                    error_code="cancelled",
-                    error_message=CANCELLED_MESSAGE,
-                )
-            )
-            await connection.execute(running.values(cancel_requested=1))
-            row = (await connection.execute(_jobs_where(is_theirs))).one_or_none()
-        return None if row is None else _job(row)
+        async with Change.begin(self._engine) as change:
+            for row in await change.locked(state_of(jobs.c.id == id_, jobs.c.owner == owner).with_for_update()):
+                if row.status == Status.QUEUED:
+                    await change.move(row, Status.CANCELLED, **CANCELLED)
+                elif row.status == Status.RUNNING:
+                    running = update(jobs).where(jobs.c.number == row.number)
+                    await change.connection.execute(running.values(cancel_requested=1))
+                return await _read(change.connection, row.number)
+        return None
 
     @to_its_end
     async def stats(self) -> Stats:
         async with self._reading.connect() as connection:
-            counted = await connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status))
-            of = {status: int(count) for status, count in counted}
-            average = await self._average_s(connection)
+            counted = await connection.execute(select(tallies).where(tallies.c.kind.in_(("status", "failure"))))
+            counts = {(kind, name): int(count) for kind, name, count in counted}
+            average = await _average_s(connection)
+        of = {status: counts.get(("status", status), 0) for status in Status}
         return Stats(
             total=sum(of.values()),
-            queued=of.get(Status.QUEUED, 0),
-            running=of.get(Status.RUNNING, 0),
-            succeeded=of.get(Status.SUCCEEDED, 0),
-            failed=of.get(Status.FAILED, 0),
-            cancelled=of.get(Status.CANCELLED, 0),
+            queued=of[Status.QUEUED],
+            running=of[Status.RUNNING],
+            succeeded=of[Status.SUCCEEDED],
+            failed=of[Status.FAILED],
+            cancelled=of[Status.CANCELLED],
             queue_limit=self._limits.jobs,
             avg_job_seconds=average,
+            failures={name: count for (kind, name), count in counts.items() if kind == "failure"},
         )
 
     @to_its_end
     async def retry_after_s(self) -> int:
-        """When a place in a full queue is likely to be free: after one job's run time."""
-        async with self._reading.connect() as connection:
-            return max(1, math.ceil(await self._average_s(connection)))
+        """When a place in a full queue is likely to be free: when the next running job ends."""
+        return max(1, math.ceil((await self.stats()).seconds_between_ends))
 
-    async def _average_s(self, connection: AsyncConnection) -> float:
-        """Mean run time of the jobs that succeeded last."""
-        last = (
-            select((jobs.c.finished_at - jobs.c.started_at).label("seconds"))
-            .where(jobs.c.status == Status.SUCCEEDED)
-            .order_by(jobs.c.finished_at.desc())
-            .limit(AVERAGED_JOBS)
-            .subquery()
-        )
-        average = await connection.scalar(select(func.avg(last.c.seconds)))
-        return FIRST_GUESS_S if average is None else float(average)
+    @asynccontextmanager
+    async def _held(self, job: Job) -> AsyncIterator[tuple[Change, Row[Any]]]:
+        """A change of a job that is still held under the fence it was claimed with. Raises LeaseLost."""
+        async with Change.begin(self._engine) as change:
+            rows = await change.locked(state_of(_is_held(job)).with_for_update())
+            if not rows:
+                raise _lost(job)
+            yield change, rows[0]
 
-    async def _end_lost(self, connection: AsyncConnection) -> None:
-        """Ends jobs whose workers went silent: those that were withdrawn, and those that lost one too often."""
-        is_silent = and_(jobs.c.status == Status.RUNNING, jobs.c.lease_until < NOW)
-        ends = (
-            (jobs.c.cancel_requested == 1, Status.CANCELLED, "cancelled", CANCELLED_MESSAGE),
-            (
-                jobs.c.attempt >= self._limits.attempts,
-                Status.FAILED,
-                "worker_lost",
-                f"the process that made it was lost {self._limits.attempts} times",
-            ),
-        )
-        for is_meant, status, code, message in ends:
-            await connection.execute(
-                update(jobs)
-                .where(is_silent, is_meant)
-                .values(
-                    status=status,
-                    stage=status,
-                    finished_at=NOW,
-                    error_code=code,
-                    error_message=message,
-                    fence=jobs.c.fence + 1,
-                )
-            )
-
-    async def _end(self, job: Job, status: Status, **values: Any) -> None:
-        await self._write(job, status=status, stage=status, finished_at=NOW, lease_until=None, **values)
-
-    async def _write(self, job: Job, **values: Any) -> Row[Any]:
-        """Every write of a conductor: only under the fence it claimed the job with, only while the job runs."""
-        holds = and_(jobs.c.id == job.id, jobs.c.fence == job.fence, jobs.c.status == Status.RUNNING)
+    async def _write(self, job: Job, **values: Any) -> bool:
+        """Whether the job, still held under its fence, was withdrawn. Raises LeaseLost."""
+        held = update(jobs).where(_is_held(job)).values(**values).returning(jobs.c.cancel_requested)
         async with self._engine.begin() as connection:
-            written = await connection.execute(
-                update(jobs).where(holds).values(**values).returning(jobs.c.cancel_requested)
-            )
-            row: Row[Any] | None = written.one_or_none()
+            row = (await connection.execute(held)).one_or_none()
         if row is None:
-            raise LeaseLost(f"job {job.id} is no longer held under fence {job.fence}")
-        return row
+            raise _lost(job)
+        return bool(row.cancel_requested)
+
+    def _after_loss(self, row: Row[Any]) -> tuple[Status, dict[str, str]]:
+        """What becomes of a job whose worker went silent."""
+        if row.cancel_requested:
+            return Status.CANCELLED, CANCELLED
+        if row.losses + 1 < self._limits.attempts:
+            return Status.QUEUED, {}
+        message = f"the process that made it was lost {self._limits.attempts} times"
+        return Status.FAILED, {"error_code": "worker_lost", "error_message": message}
+
+
+SILENT = (
+    state_of(jobs.c.status == Status.RUNNING, jobs.c.lease_until < now())
+    .order_by(jobs.c.lease_until)
+    .limit(REAPED_AT_ONCE)
+    .with_for_update(skip_locked=True)
+)
+
+
+def _next_of(models: Collection[str]) -> Select[Any]:
+    """Each model's first in the queue, whom nobody else is about to claim, and of these the first."""
+    firsts = [
+        select(jobs.c.number, jobs.c.turn)
+        .where(jobs.c.status == Status.QUEUED, jobs.c.model == model)
+        .order_by(jobs.c.turn, jobs.c.number)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .subquery()
+        for model in models
+    ]
+    first = union_all(*map(select, firsts)).subquery()
+    number = select(first.c.number).order_by(first.c.turn, first.c.number).limit(1)
+    return state_of(jobs.c.number == number.scalar_subquery())
+
+
+def _is_held(job: Job) -> ColumnElement[bool]:
+    return and_(jobs.c.id == job.id, jobs.c.fence == job.fence, jobs.c.status == Status.RUNNING)
+
+
+def _lost(job: Job) -> LeaseLost:
+    return LeaseLost(f"job {job.id} is no longer held under fence {job.fence}")
+
+
+async def _average_s(connection: AsyncConnection) -> float:
+    """Mean run time of the jobs that succeeded last."""
+    last = (
+        select((jobs.c.finished_at - jobs.c.started_at).label("seconds"))
+        .where(jobs.c.status == Status.SUCCEEDED)
+        .order_by(jobs.c.finished_at.desc())
+        .limit(AVERAGED_JOBS)
+        .subquery()
+    )
+    average = await connection.scalar(select(func.avg(last.c.seconds)))
+    return FIRST_GUESS_S if average is None else float(average)
 
 
 def _jobs_where(*conditions: ColumnElement[bool]) -> Select[Any]:
-    """Jobs with, computed, their places in the queue."""
-    ahead = jobs.alias()
-    position = (
-        select(func.count())
-        .select_from(ahead)
-        .where(ahead.c.status == Status.QUEUED, ahead.c.number <= jobs.c.number, jobs.c.status == Status.QUEUED)
-        .correlate(jobs)
-        .scalar_subquery()
-    )
-    return select(*jobs.c, position.label("queue_position")).where(*conditions)
+    """Jobs with their places in the queue."""
+    place = case((jobs.c.status == Status.QUEUED, place_in_queue()), else_=0)
+    return select(*jobs.c, place.label("queue_position")).where(*conditions)
 
 
-def _job(row: Row[Any]) -> Job:
+async def _read(connection: AsyncConnection, number: int) -> Job:
+    return _job((await connection.execute(_jobs_where(jobs.c.number == number))).one())
+
+
+def _job(row: Row[Any], queue_position: int | None = None) -> Job:
     return Job(
         id=row.id,
         owner=row.owner,
@@ -301,10 +318,13 @@ def _job(row: Row[Any]) -> Job:
         fence=row.fence,
         stage=row.stage,
         progress=row.progress,
-        queue_position=row.queue_position,
+        queue_position=row.queue_position if queue_position is None else queue_position,
         error_code=row.error_code,
         error_message=row.error_message,
         made=None if row.made is None else Made.model_validate_json(row.made),
+        priority=Priority(row.priority),
+        deadline=row.deadline,
+        losses=row.losses,
     )
 
 
