@@ -6,23 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, select, update
+from sqlalchemy import Row, Select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from serve_app.jobs.job import NEXT, Status
 from serve_app.jobs.schema import jobs, now
 from serve_app.jobs.tally import Counted, Tally
-
-# what a change has to know of a job before; request and result can be long and stay where they are
-STATE = (
-    jobs.c.number,
-    jobs.c.status,
-    jobs.c.owner,
-    jobs.c.turn,
-    jobs.c.error_code,
-    jobs.c.losses,
-    jobs.c.cancel_requested,
-)
 
 
 class Change:
@@ -41,9 +30,8 @@ class Change:
             yield change
             await change.count()
 
-    async def locked(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        """Rows of STATE. Which of them are locked, and what of those that others hold, the query says."""
-        rows: Sequence[Row[Any]] = (await self.connection.execute(query)).all()
+    async def locked(self, query: Select[Any], **parameters: Any) -> Sequence[Row[Any]]:
+        rows: Sequence[Row[Any]] = (await self.connection.execute(query, parameters)).all()
         return rows
 
     async def insert(self, **values: Any) -> Row[Any]:
@@ -74,10 +62,6 @@ class Change:
         """Writes what changed; those tallies as they are now. Nothing may be locked after it."""
         tally, self._tally = self._tally, Tally()
         return await tally.write(self.connection)
-
-
-def state_of(*conditions: ColumnElement[bool]) -> Select[Any]:
-    return select(*STATE).where(*conditions)
 
 
 def _counted(row: Row[Any]) -> Counted:

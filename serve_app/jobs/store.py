@@ -20,32 +20,26 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Row,
-    Select,
     and_,
     case,
     cast,
     event,
-    func,
-    select,
-    union_all,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from models.errors import EngineError, Overloaded
 from models.music import Made, MusicRequest
-from serve_app.jobs.change import Change, state_of
+from serve_app.jobs import queries
+from serve_app.jobs.change import Change
 from serve_app.jobs.job import Job, Priority, Stats, Status
-from serve_app.jobs.schema import jobs, metadata, now, tallies
-from serve_app.jobs.tally import place_in_queue
+from serve_app.jobs.schema import jobs, metadata, now
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 LOCK_WAIT_S = 30
 ONLY_READS = "only_reads"
-AVERAGED_JOBS = 50
-REAPED_AT_ONCE = 100
 FIRST_GUESS_S = 5.0  # of a job's run time, before any has run
 
 
@@ -123,7 +117,7 @@ class JobStore:
     async def get(self, ids: Sequence[str], owner: str) -> list[Job | None]:
         """In the order asked; `None` for what is unknown or another owner's."""
         async with self._reading.connect() as connection:
-            found = await connection.execute(_jobs_where(jobs.c.id.in_(set(ids)), jobs.c.owner == owner))
+            found = await connection.execute(queries.jobs_by_id(), {"ids": list(set(ids)), "owner": owner})
             by_id = {job.id: job for job in map(_job, found)}
         return [by_id.get(id_) for id_ in ids]
 
@@ -131,10 +125,10 @@ class JobStore:
     async def claim(self, worker: str, lease_s: float, models: Collection[str]) -> Job | None:
         """The job whose turn it is, of those these models can make. Ends or re-queues what was lost meanwhile."""
         async with Change.begin(self._engine) as change:
-            for row in await change.locked(SILENT):
+            for row in await change.locked(queries.state_of_silent()):
                 status, values = self._after_loss(row)
                 await change.move(row, status, losses=row.losses + 1, worker=None, **values)
-            for row in await change.locked(_next_of(models)):
+            for row in await change.locked(queries.state_of_next(tuple(sorted(models)))):
                 claimed = await change.move(
                     row,
                     Status.RUNNING,
@@ -189,7 +183,7 @@ class JobStore:
     async def cancel(self, id_: str, owner: str) -> Job | None:
         """A queued job ends at once, a running one at its conductor's next heartbeat; an ended one stays as it is."""
         async with Change.begin(self._engine) as change:
-            for row in await change.locked(state_of(jobs.c.id == id_, jobs.c.owner == owner).with_for_update()):
+            for row in await change.locked(queries.state_of_theirs(), id=id_, owner=owner):
                 if row.status == Status.QUEUED:
                     await change.move(row, Status.CANCELLED, **CANCELLED)
                 elif row.status == Status.RUNNING:
@@ -201,9 +195,9 @@ class JobStore:
     @to_its_end
     async def stats(self) -> Stats:
         async with self._reading.connect() as connection:
-            counted = await connection.execute(select(tallies).where(tallies.c.kind.in_(("status", "failure"))))
+            counted = await connection.execute(queries.counts())
             counts = {(kind, name): int(count) for kind, name, count in counted}
-            average = await _average_s(connection)
+            average = await connection.scalar(queries.average_seconds())
         of = {status: counts.get(("status", status), 0) for status in Status}
         return Stats(
             total=sum(of.values()),
@@ -213,7 +207,7 @@ class JobStore:
             failed=of[Status.FAILED],
             cancelled=of[Status.CANCELLED],
             queue_limit=self._limits.jobs,
-            avg_job_seconds=average,
+            avg_job_seconds=FIRST_GUESS_S if average is None else float(average),
             failures={name: count for (kind, name), count in counts.items() if kind == "failure"},
         )
 
@@ -226,7 +220,7 @@ class JobStore:
     async def _held(self, job: Job) -> AsyncIterator[tuple[Change, Row[Any]]]:
         """A change of a job that is still held under the fence it was claimed with. Raises LeaseLost."""
         async with Change.begin(self._engine) as change:
-            rows = await change.locked(state_of(_is_held(job)).with_for_update())
+            rows = await change.locked(queries.state_of_held(), id=job.id, fence=job.fence)
             if not rows:
                 raise _lost(job)
             yield change, rows[0]
@@ -250,30 +244,6 @@ class JobStore:
         return Status.FAILED, {"error_code": "worker_lost", "error_message": message}
 
 
-SILENT = (
-    state_of(jobs.c.status == Status.RUNNING, jobs.c.lease_until < now())
-    .order_by(jobs.c.lease_until)
-    .limit(REAPED_AT_ONCE)
-    .with_for_update(skip_locked=True)
-)
-
-
-def _next_of(models: Collection[str]) -> Select[Any]:
-    """Each model's first in the queue, whom nobody else is about to claim, and of these the first."""
-    firsts = [
-        select(jobs.c.number, jobs.c.turn)
-        .where(jobs.c.status == Status.QUEUED, jobs.c.model == model)
-        .order_by(jobs.c.turn, jobs.c.number)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .subquery()
-        for model in models
-    ]
-    first = union_all(*map(select, firsts)).subquery()
-    number = select(first.c.number).order_by(first.c.turn, first.c.number).limit(1)
-    return state_of(jobs.c.number == number.scalar_subquery())
-
-
 def _is_held(job: Job) -> ColumnElement[bool]:
     return and_(jobs.c.id == job.id, jobs.c.fence == job.fence, jobs.c.status == Status.RUNNING)
 
@@ -282,27 +252,8 @@ def _lost(job: Job) -> LeaseLost:
     return LeaseLost(f"job {job.id} is no longer held under fence {job.fence}")
 
 
-async def _average_s(connection: AsyncConnection) -> float:
-    """Mean run time of the jobs that succeeded last."""
-    last = (
-        select((jobs.c.finished_at - jobs.c.started_at).label("seconds"))
-        .where(jobs.c.status == Status.SUCCEEDED)
-        .order_by(jobs.c.finished_at.desc())
-        .limit(AVERAGED_JOBS)
-        .subquery()
-    )
-    average = await connection.scalar(select(func.avg(last.c.seconds)))
-    return FIRST_GUESS_S if average is None else float(average)
-
-
-def _jobs_where(*conditions: ColumnElement[bool]) -> Select[Any]:
-    """Jobs with their places in the queue."""
-    place = case((jobs.c.status == Status.QUEUED, place_in_queue()), else_=0)
-    return select(*jobs.c, place.label("queue_position")).where(*conditions)
-
-
 async def _read(connection: AsyncConnection, number: int) -> Job:
-    return _job((await connection.execute(_jobs_where(jobs.c.number == number))).one())
+    return _job((await connection.execute(queries.job_by_number(), {"number": number})).one())
 
 
 def _job(row: Row[Any], queue_position: int | None = None) -> Job:

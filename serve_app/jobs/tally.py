@@ -7,14 +7,17 @@ shortest one: its cost grows with the logarithm of the queue.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections import Counter
-from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, Table, delete, func, select, tuple_
+from sqlalchemy import ColumnElement, Table, delete, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningInsert
 
 from serve_app.jobs.job import Status
 from serve_app.jobs.schema import jobs, stretches, tallies
@@ -63,44 +66,33 @@ async def _count(connection: AsyncConnection, table: Table, changes: Counter[Any
     rows = [(*key, by) for key, by in sorted(changes.items()) if by]
     if not rows:
         return {}
-    keys = [column.name for column in table.primary_key]
-    insert = insert_of(connection)(table)
-    upsert = insert.on_conflict_do_update(
-        index_elements=keys, set_={"jobs": table.c.jobs + insert.excluded.jobs}
-    ).returning(*table.c)
-    counted = await connection.execute(upsert, [dict(zip(table.c.keys(), row, strict=True)) for row in rows])
-    now = {tuple(key): count for *key, count in counted}
-    none = [key for key, count in now.items() if count == 0]
+    changed = [dict(zip(table.c.keys(), row, strict=True)) for row in rows]
+    counted = await connection.execute(_upsert(table, connection.dialect.name), changed)
+    counts = {tuple(key): count for *key, count in counted}
+    none = [key for key, count in counts.items() if count == 0]
     if none:
         await connection.execute(delete(table).where(tuple_(*table.primary_key).in_(none)))
-    return now
+    return counts
 
 
-def insert_of(connection: AsyncConnection) -> Callable[[Table], postgresql.Insert | sqlite.Insert]:
-    """`INSERT … ON CONFLICT`, which SQLAlchemy keeps under each database's own name."""
-    return sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+@cache
+def _upsert(table: Table, dialect: str) -> ReturningInsert[Any]:
+    insert = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    added = {"jobs": table.c.jobs + insert.excluded.jobs}
+    keys = [column.name for column in table.primary_key]
+    return insert.on_conflict_do_update(index_elements=keys, set_=added).returning(*table.c)
 
 
+@cache
 def place_in_queue() -> ColumnElement[int]:
     """Of a row of `jobs` that is queued: how many come before it, and itself."""
-    shortest = SPANS_MS[0]
     near = jobs.alias()
-    parts: list[Select[Any]] = [
-        select(func.count())
-        .where(near.c.status == Status.QUEUED, near.c.turn >= jobs.c.turn // shortest * shortest)
-        .where(tuple_(near.c.turn, near.c.number) <= tuple_(jobs.c.turn, jobs.c.number))
-    ]
+    of_its_stretch = near.c.turn >= jobs.c.turn // SPANS_MS[0] * SPANS_MS[0]
+    up_to_it = tuple_(near.c.turn, near.c.number) <= tuple_(jobs.c.turn, jobs.c.number)
+    parts = [select(func.count()).where(near.c.status == Status.QUEUED, of_its_stretch, up_to_it)]
     for span, longer in pairwise((*SPANS_MS, None)):
-        before = _sum_of_stretches(span).where(stretches.c.place < jobs.c.turn // span)
+        before = [stretches.c.span == span, stretches.c.place < jobs.c.turn // span]
         if longer is not None:
-            before = before.where(stretches.c.place >= jobs.c.turn // longer * FAN_OUT)
-        parts.append(before)
-    first, *others = (part.correlate(jobs).scalar_subquery() for part in parts)
-    place: ColumnElement[int] = first
-    for other in others:
-        place = place + other
-    return place
-
-
-def _sum_of_stretches(span: int) -> Select[Any]:
-    return select(func.coalesce(func.sum(stretches.c.jobs), 0)).where(stretches.c.span == span)
+            before.append(stretches.c.place >= jobs.c.turn // longer * FAN_OUT)
+        parts.append(select(func.coalesce(func.sum(stretches.c.jobs), 0)).where(*before))
+    return functools.reduce(operator.add, (part.correlate(jobs).scalar_subquery() for part in parts))
