@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from models.music import MusicRequest
+from serve_app.jobs.database import open_database
 from serve_app.jobs.job import Job, Priority, Status
 from serve_app.jobs.schema import jobs
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.jobs.tally import Counted, Tally
+from tests.postgres import running
 
 MODELS = ("acestep-v15-turbo", "acestep-v15-base")
 LIMITS = QueueLimits(jobs=10**9, attempts=3)
@@ -38,7 +39,7 @@ def request(model: str) -> MusicRequest:
 
 async def fill(url: str, length: int) -> list[str]:
     """Queues jobs as if they had come in the last minutes, many a transaction; their ids."""
-    engine = create_async_engine(url)
+    engine = await open_database(url)
     text = {model: request(model).model_dump_json() for model in MODELS}
     first_ms = int(time.time() * 1000) - length * MS_APART
     ids = [f"job-{number}" for number in range(length)]
@@ -123,10 +124,15 @@ async def measure(url: str, length: int, calls: int) -> dict[str, float]:
 
 def measure_sqlite(length: int, calls: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        return asyncio.run(measure(f"sqlite+aiosqlite:///{Path(folder) / 'jobs.db'}", length, calls))
+        return asyncio.run(measure(f"sqlite:///{Path(folder) / 'jobs.db'}", length, calls))
 
 
-DATABASES = {"sqlite": measure_sqlite}
+def measure_postgresql(length: int, calls: int) -> dict[str, float]:
+    with running() as server:
+        return asyncio.run(measure(server.url, length, calls))
+
+
+DATABASES = {"sqlite": measure_sqlite, "postgresql": measure_postgresql}
 
 
 def main() -> None:

@@ -76,3 +76,8 @@ class now(FunctionElement[float]):
 @compiles(now, "sqlite")
 def _now_of_sqlite(*_: Any, **__: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _now_of_postgresql(*_: Any, **__: Any) -> str:
+    return "(extract(epoch FROM clock_timestamp())::double precision)"

@@ -23,23 +23,21 @@ from sqlalchemy import (
     and_,
     case,
     cast,
-    event,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.errors import EngineError, Overloaded
 from models.music import Made, MusicRequest
 from serve_app.jobs import queries
 from serve_app.jobs.change import Change
+from serve_app.jobs.database import ONLY_READS, open_database
 from serve_app.jobs.job import Job, Priority, Stats, Status
-from serve_app.jobs.schema import jobs, metadata, now
+from serve_app.jobs.schema import jobs, now
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LOCK_WAIT_S = 30
-ONLY_READS = "only_reads"
 FIRST_GUESS_S = 5.0  # of a job's run time, before any has run
 
 
@@ -81,13 +79,8 @@ class JobStore:
 
     @classmethod
     async def open(cls, url: str, limits: QueueLimits) -> JobStore:
-        """Opens the database and makes its tables where there are none; several processes may do so at once."""
-        engine = create_async_engine(url, connect_args={"timeout": LOCK_WAIT_S})
-        event.listen(engine.sync_engine, "connect", _set_up_connection)
-        event.listen(engine.sync_engine, "begin", _begin_immediately)
-        async with engine.begin() as connection:  # holds the write lock, so one of them makes the tables
-            await connection.run_sync(metadata.create_all)
-        return cls(engine, limits)
+        """Raises BadDatabase. Any number of processes may open the same database."""
+        return cls(await open_database(url), limits)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -277,17 +270,3 @@ def _job(row: Row[Any], queue_position: int | None = None) -> Job:
         deadline=row.deadline,
         losses=row.losses,
     )
-
-
-def _set_up_connection(connection: Any, _: object) -> None:
-    """Durable (a commit is on disk) and readable while written; transactions are begun by `_begin_immediately`."""
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {LOCK_WAIT_S * 1000}"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_immediately(connection: Any) -> None:
-    """Writers take the lock at once: one that reads first and writes later fails when another was in between."""
-    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(ONLY_READS) else "BEGIN IMMEDIATE")

@@ -1,6 +1,4 @@
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -22,18 +20,6 @@ MADE = Made(
 
 def request(**fields: object) -> MusicRequest:
     return MusicRequest.model_validate({"model": TURBO, "seeds": (1,), "prompt": "jazz", **fields})
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'jobs.db'}"
-
-
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[JobStore]:
-    store = await JobStore.open(url, LIMITS)
-    yield store
-    await store.close()
 
 
 async def read(store: JobStore, job: Job) -> Job:

@@ -1,0 +1,39 @@
+"""What must hold of a job database at any time, computed the slow way from its rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from serve_app.jobs.job import Status
+from serve_app.jobs.schema import jobs, stretches, tallies
+from serve_app.jobs.store import JobStore
+from serve_app.jobs.tally import SPANS_MS
+
+
+async def rows_of(store: JobStore) -> list[Row[Any]]:
+    """Every job, in the queue's order."""
+    async with store._engine.connect() as connection:
+        return list(await connection.execute(select(jobs).order_by(jobs.c.turn, jobs.c.number)))
+
+
+async def broken_counts(store: JobStore) -> list[str]:
+    """Where what is counted differs from what is there."""
+    async with store._engine.connect() as connection:
+        rows = list(await connection.execute(select(jobs).order_by(jobs.c.turn, jobs.c.number)))
+        tallied = {(kind, name): count for kind, name, count in await connection.execute(select(tallies))}
+        stretched = {(span, place): count for span, place, count in await connection.execute(select(stretches))}
+    queued = [row for row in rows if row.status == Status.QUEUED]
+    true_tallies = Counter(("status", row.status) for row in rows)
+    true_tallies.update(("owner", row.owner) for row in queued)
+    true_tallies.update(("failure", row.error_code) for row in rows if row.status == Status.FAILED)
+    true_stretches = Counter((span, row.turn // span) for row in queued for span in SPANS_MS)
+    broken = [f"tallies {tallied}, truly {dict(true_tallies)}"] if tallied != true_tallies else []
+    broken += [f"stretches {stretched}, truly {dict(true_stretches)}"] if stretched != true_stretches else []
+    for place, row in enumerate(queued, start=1):
+        (job,) = await store.get([row.id], row.owner)
+        if job is None or job.queue_position != place:
+            broken.append(f"job {row.id} is at {job and job.queue_position}, truly {place}")
+    return broken
