@@ -27,7 +27,11 @@ class Postgres:
 
     @property
     def url(self) -> str:
-        return f"postgresql://tester@/postgres?host={self._folder}"
+        """Of the database that is there from the start."""
+        return self.url_of("postgres")
+
+    def url_of(self, database: str) -> str:
+        return f"postgresql://tester@/{database}?host={self._folder}"
 
     def start(self, *settings: str) -> None:
         """`settings` as in `fsync=off`. Returns when it answers."""

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Row, Select, update
+from sqlalchemy import Row, Select, delete, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from serve_app.jobs import queries
 from serve_app.jobs.job import NEXT, Status
 from serve_app.jobs.schema import jobs, now
 from serve_app.jobs.tally import Counted, Tally
@@ -34,12 +35,14 @@ class Change:
         rows: Sequence[Row[Any]] = (await self.connection.execute(query, parameters)).all()
         return rows
 
-    async def insert(self, **values: Any) -> Row[Any]:
-        """The new job's row."""
-        inserted = await self.connection.execute(jobs.insert().values(**values).returning(*jobs.c))
-        row = inserted.one()
+    async def insert(self, **values: Any) -> int | None:
+        """The new job's number; `None` where its owner has a job under its idempotency key already."""
+        inserted = await self.connection.execute(queries.new_job(self.connection.dialect.name), values)
+        row = inserted.one_or_none()
+        if row is None:
+            return None
         self._tally.add(_counted(row))
-        return row
+        return int(row.number)
 
     async def move(self, row: Row[Any], status: Status, **values: Any) -> Row[Any]:
         """Gives a locked job another status; its whole row as it is then."""
@@ -57,6 +60,12 @@ class Change:
         self._tally.remove(_counted(row))
         self._tally.add(_counted(after))
         return after
+
+    async def delete(self, rows: Sequence[Row[Any]]) -> None:
+        """Locked jobs that have ended."""
+        await self.connection.execute(delete(jobs).where(jobs.c.number.in_([row.number for row in rows])))
+        for row in rows:
+            self._tally.remove(_counted(row))
 
     async def count(self) -> dict[tuple[str, str], int]:
         """Writes what changed; those tallies as they are now. Nothing may be locked after it."""

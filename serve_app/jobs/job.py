@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from models.errors import InvalidRequest
 from models.music import Made, MusicRequest
+
+MAX_IDEMPOTENCY_KEY = 255
 
 
 class Status(StrEnum):
@@ -40,6 +43,32 @@ class Priority(StrEnum):
     def handicap_s(self) -> float:
         """A job stands in the queue as if it had come so much later, and so waits that long at most for its betters."""
         return {Priority.HIGH: 0.0, Priority.NORMAL: 120.0, Priority.LOW: 1200.0}[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """The caller's name for a request, under which it is done once however often it is sent.
+
+    `body_sha256` is of what the caller sent, not of the request made of it: seeds that are drawn here differ each time.
+    """
+
+    key: str
+    body_sha256: str
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.key) <= MAX_IDEMPOTENCY_KEY or not self.key.isprintable():
+            raise InvalidRequest(
+                f"an idempotency key has 1 to {MAX_IDEMPOTENCY_KEY} printable characters, seen {self.key[:300]!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a job is to be treated, beside what it is to make. `deadline_s` from now it fails unless it has ended."""
+
+    priority: Priority = Priority.NORMAL
+    deadline_s: float | None = None
+    idempotency: Idempotency | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,23 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, func, select, union_all
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Float,
+    Integer,
+    Select,
+    bindparam,
+    case,
+    cast,
+    func,
+    select,
+    union_all,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
 
-from serve_app.jobs.job import Status
+from serve_app.jobs.job import FINAL, Status
 from serve_app.jobs.schema import jobs, now, tallies
 from serve_app.jobs.tally import place_in_queue
 
@@ -36,6 +50,27 @@ def jobs_by_id() -> Select[Any]:
 def job_by_number() -> Select[Any]:
     """The whole row of a `number`, with its place in the queue."""
     return _whole().where(jobs.c.number == bindparam("number"))
+
+
+@cache
+def new_job(dialect: str) -> ReturningInsert[Any]:
+    """Takes what comes from the caller; `handicap_s` and `deadline_s` count from now. No row: its key is taken."""
+    insert = sqlite.insert(jobs) if dialect == "sqlite" else postgresql.insert(jobs)
+    turn_s = now() + bindparam("handicap_s", type_=Float)
+    timed = insert.values(
+        status=Status.QUEUED,
+        stage=Status.QUEUED,
+        created_at=now(),
+        turn=cast(turn_s * 1000, BigInteger),
+        deadline=now() + bindparam("deadline_s", type_=Float),
+    )
+    return timed.on_conflict_do_nothing(index_elements=["owner", "idempotency_key"]).returning(*STATE)
+
+
+@cache
+def job_of_key() -> Select[Any]:
+    """The whole row of an idempotency `key` of an `owner`, with its place in the queue."""
+    return _whole().where(jobs.c.owner == bindparam("owner"), jobs.c.idempotency_key == bindparam("key"))
 
 
 @cache
@@ -77,6 +112,28 @@ def state_of_silent() -> Select[Any]:
         _state(jobs.c.status == Status.RUNNING, jobs.c.lease_until < now())
         .order_by(jobs.c.lease_until)
         .limit(REAPED_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+
+
+@cache
+def state_of_overdue() -> Select[Any]:
+    """Locks jobs past their deadlines, but for those that others hold just now."""
+    return (
+        _state(jobs.c.status.in_((Status.QUEUED, Status.RUNNING)), jobs.c.deadline < now())
+        .order_by(jobs.c.deadline)
+        .limit(REAPED_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+
+
+@cache
+def state_of_ended() -> Select[Any]:
+    """Locks up to `at_most` jobs that ended `age_s` ago or earlier, but for those that others hold just now."""
+    return (
+        select(*STATE, jobs.c.made)
+        .where(jobs.c.status.in_(FINAL), jobs.c.finished_at <= now() - bindparam("age_s", type_=Float))
+        .limit(bindparam("at_most", type_=Integer))
         .with_for_update(skip_locked=True)
     )
 

@@ -11,28 +11,20 @@ import asyncio
 import functools
 import math
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Row,
-    and_,
-    case,
-    cast,
-    update,
-)
+from sqlalchemy import ColumnElement, Row, and_, case, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from models.errors import EngineError, Overloaded
+from models.errors import EngineError, Overloaded, RequestError
 from models.music import Made, MusicRequest
 from serve_app.jobs import queries
 from serve_app.jobs.change import Change
 from serve_app.jobs.database import ONLY_READS, open_database
-from serve_app.jobs.job import Job, Priority, Stats, Status
+from serve_app.jobs.job import Idempotency, Job, Priority, Stats, Status, Terms
 from serve_app.jobs.schema import jobs, now
 
 P = ParamSpec("P")
@@ -47,15 +39,24 @@ class LeaseLost(EngineError):
     code = "lease_lost"
 
 
+class IdempotencyConflict(RequestError):
+    """One idempotency key, two requests."""
+
+    code = "idempotency_conflict"
+
+
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """`jobs` may wait at a time; a job fails once whoever made it went silent `attempts` times."""
+    """`jobs` may wait at a time, `jobs_per_owner` of them of one key; a job fails as lost after `attempts` losses."""
 
     jobs: int
     attempts: int
+    jobs_per_owner: int | None = None
 
 
 CANCELLED = {"error_code": "cancelled", "error_message": "cancelled by the caller"}
+OVERDUE = {"error_code": "deadline_exceeded", "error_message": "the deadline passed before it was made"}
+DEFAULT_TERMS = Terms()
 
 
 def to_its_end(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -86,25 +87,29 @@ class JobStore:
         await self._engine.dispose()
 
     @to_its_end
-    async def submit(self, request: MusicRequest, owner: str) -> Job:
-        """Raises Overloaded when the queue is full, and stores nothing then."""
-        priority = Priority.NORMAL
+    async def submit(self, request: MusicRequest, owner: str, terms: Terms = DEFAULT_TERMS) -> Job:
+        """The new job, or the one that was made of the same idempotency key before.
+
+        Raises Overloaded when there is no room for it, and IdempotencyConflict; both store nothing.
+        """
+        once = terms.idempotency
         async with Change.begin(self._engine) as change:
-            row = await change.insert(
+            number = await change.insert(
                 id=str(uuid.uuid4()),
                 owner=owner,
-                status=Status.QUEUED,
-                stage=Status.QUEUED,
-                priority=priority,
-                turn=cast((now() + priority.handicap_s) * 1000, BigInteger),
                 model=request.model,
                 request=request.model_dump_json(),
-                created_at=now(),
+                priority=terms.priority,
+                handicap_s=terms.priority.handicap_s,
+                deadline_s=terms.deadline_s,
+                idempotency_key=once and once.key,
+                body_sha256=once and once.body_sha256,
             )
-            counts = await change.count()
-            if counts["status", Status.QUEUED] > self._limits.jobs:
-                raise Overloaded("Server busy: queue is full")
-            return await _read(change.connection, row.number)
+            if number is None:
+                assert once is not None
+                return await _known_by(change.connection, owner, once)
+            self._admit(await change.count(), owner)
+            return _job((await change.connection.execute(queries.job_by_number(), {"number": number})).one())
 
     @to_its_end
     async def get(self, ids: Sequence[str], owner: str) -> list[Job | None]:
@@ -118,9 +123,7 @@ class JobStore:
     async def claim(self, worker: str, lease_s: float, models: Collection[str]) -> Job | None:
         """The job whose turn it is, of those these models can make. Ends or re-queues what was lost meanwhile."""
         async with Change.begin(self._engine) as change:
-            for row in await change.locked(queries.state_of_silent()):
-                status, values = self._after_loss(row)
-                await change.move(row, status, losses=row.losses + 1, worker=None, **values)
+            await self._reap(change)
             for row in await change.locked(queries.state_of_next(tuple(sorted(models)))):
                 claimed = await change.move(
                     row,
@@ -133,6 +136,12 @@ class JobStore:
                 )
                 return _job(claimed, queue_position=0)
         return None
+
+    @to_its_end
+    async def reap(self) -> None:
+        """What `claim` does first, for those who have no room for another job."""
+        async with Change.begin(self._engine) as change:
+            await self._reap(change)
 
     @to_its_end
     async def renew(self, job: Job, lease_s: float) -> bool:
@@ -182,8 +191,17 @@ class JobStore:
                 elif row.status == Status.RUNNING:
                     running = update(jobs).where(jobs.c.number == row.number)
                     await change.connection.execute(running.values(cancel_requested=1))
-                return await _read(change.connection, row.number)
+                return _job((await change.connection.execute(queries.job_by_number(), {"number": row.number})).one())
         return None
+
+    @to_its_end
+    async def forget(self, age_s: float, at_most: int = 500) -> tuple[str, ...]:
+        """Deletes jobs that ended so long ago; the files of their tracks, for the caller to delete next."""
+        async with Change.begin(self._engine) as change:
+            rows = await change.locked(queries.state_of_ended(), age_s=age_s, at_most=at_most)
+            await change.delete(rows)
+        made = [Made.model_validate_json(row.made) for row in rows if row.made is not None]
+        return tuple(track.ref for each in made for track in each.tracks)
 
     @to_its_end
     async def stats(self) -> Stats:
@@ -227,14 +245,30 @@ class JobStore:
             raise _lost(job)
         return bool(row.cancel_requested)
 
-    def _after_loss(self, row: Row[Any]) -> tuple[Status, dict[str, str]]:
-        """What becomes of a job whose worker went silent."""
-        if row.cancel_requested:
-            return Status.CANCELLED, CANCELLED
-        if row.losses + 1 < self._limits.attempts:
-            return Status.QUEUED, {}
-        message = f"the process that made it was lost {self._limits.attempts} times"
-        return Status.FAILED, {"error_code": "worker_lost", "error_message": message}
+    def _admit(self, counts: Mapping[tuple[str, str], int], owner: str) -> None:
+        """Raises Overloaded; `counts` include the new job."""
+        if counts["status", Status.QUEUED] > self._limits.jobs:
+            raise Overloaded("Server busy: queue is full")
+        of_one = self._limits.jobs_per_owner
+        if of_one is not None and counts["owner", owner] > of_one:
+            raise Overloaded(f"Server busy: {of_one} jobs of this key are waiting, as many as may")
+
+    async def _reap(self, change: Change) -> None:
+        """Takes jobs from workers that went silent, and ends those past their deadlines."""
+        for row in await change.locked(queries.state_of_silent()):
+            if row.cancel_requested:
+                status, why = Status.CANCELLED, CANCELLED
+            elif row.losses + 1 < self._limits.attempts:
+                status, why = Status.QUEUED, {}
+            else:
+                message = f"the process that made it was lost {row.losses + 1} times"
+                status, why = Status.FAILED, {"error_code": "worker_lost", "error_message": message}
+            await change.move(row, status, losses=row.losses + 1, worker=None, **why)
+        for row in await change.locked(queries.state_of_overdue()):
+            if row.cancel_requested:
+                await change.move(row, Status.CANCELLED, **CANCELLED)
+            else:
+                await change.move(row, Status.FAILED, **OVERDUE)
 
 
 def _is_held(job: Job) -> ColumnElement[bool]:
@@ -245,8 +279,11 @@ def _lost(job: Job) -> LeaseLost:
     return LeaseLost(f"job {job.id} is no longer held under fence {job.fence}")
 
 
-async def _read(connection: AsyncConnection, number: int) -> Job:
-    return _job((await connection.execute(queries.job_by_number(), {"number": number})).one())
+async def _known_by(connection: AsyncConnection, owner: str, once: Idempotency) -> Job:
+    row = (await connection.execute(queries.job_of_key(), {"owner": owner, "key": once.key})).one()
+    if row.body_sha256 != once.body_sha256:
+        raise IdempotencyConflict(f"idempotency key {once.key!r} was sent with another body before; take a new key")
+    return _job(row)
 
 
 def _job(row: Row[Any], queue_position: int | None = None) -> Job:

@@ -20,11 +20,11 @@ PROJECT = Path(__file__).resolve().parents[4]
 OF_OLD = (Path(__file__).parent / "made_by_create_all.sql").read_text().split(";\n")
 
 
-async def test_the_migrations_make_the_tables_that_the_statements_know(url: str) -> None:
+async def test_the_migrations_make_the_tables_that_the_statements_know(new_url: str) -> None:
     def differences(connection: Connection) -> object:
         return compare_metadata(MigrationContext.configure(connection), metadata)
 
-    engine = await open_database(url)
+    engine = await open_database(new_url)
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
     await engine.dispose()
@@ -62,21 +62,21 @@ async def test_a_database_from_before_there_were_migrations_keeps_its_jobs(tmp_p
     await store.close()
 
 
-async def test_many_may_open_a_new_database_at_once(url: str) -> None:
-    engines = await asyncio.gather(*(open_database(url) for _ in range(4)))
+async def test_many_may_open_a_new_database_at_once(new_url: str) -> None:
+    engines = await asyncio.gather(*(open_database(new_url) for _ in range(4)))
     async with engines[0].connect() as connection:
         assert list(await connection.scalars(sa.text("SELECT version_num FROM alembic_version"))) == ["0002"]
     for engine in engines:
         await engine.dispose()
 
 
-async def test_a_database_of_a_newer_server_is_refused(url: str) -> None:
-    engine = await open_database(url)
+async def test_a_database_of_a_newer_server_is_refused(new_url: str) -> None:
+    engine = await open_database(new_url)
     async with engine.begin() as connection:
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     await engine.dispose()
     with pytest.raises(BadDatabase, match="9999"):
-        await open_database(url)
+        await open_database(new_url)
 
 
 @pytest.mark.parametrize(
