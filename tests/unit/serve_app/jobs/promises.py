@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, delete, select, update
 
+from serve_app.jobs.database import open_database
 from serve_app.jobs.job import Job, Status
 from serve_app.jobs.schema import jobs, stretches, tallies
 from serve_app.jobs.store import JobStore
@@ -30,6 +31,14 @@ async def pass_time(store: JobStore, job: Job, **times: float) -> None:
         tally.remove(Counted(before.status, before.owner, before.turn, before.error_code))
         tally.add(Counted(after.status, after.owner, after.turn, after.error_code))
         await tally.write(connection)
+
+
+async def wipe(url: str) -> None:
+    engine = await open_database(url)
+    async with engine.begin() as connection:
+        for table in (jobs, tallies, stretches):
+            await connection.execute(delete(table))
+    await engine.dispose()
 
 
 async def broken_counts(store: JobStore) -> list[str]:
