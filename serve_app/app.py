@@ -1,5 +1,6 @@
 """The graph, drawn in one screen: ingress → conductor → one lm a model, one dit a variant, vae."""
 
+import ray
 from ray import serve
 from ray.serve import Application
 
@@ -8,6 +9,7 @@ from serve_app.deployments.dit import DitReplica
 from serve_app.deployments.lm import LmReplica
 from serve_app.deployments.vae import VaeReplica
 from serve_app.ingress import Ingress
+from serve_app.jobs.database import refuse_scattered
 from serve_app.prepare import prepare
 from serve_app.settings import AppSettings
 
@@ -17,10 +19,17 @@ def build_app(settings: AppSettings) -> Application:
 
     Serve reads the annotation at run time to validate the arguments, so it must not become a string.
     Shares of CPU and GPU, replica counts and queue lengths are set by deployment name in the config file.
-    Raises CheckpointError when a checkpoint is absent.
+    Raises CheckpointError when a checkpoint is absent, BadDatabase when several hosts would keep jobs of their own.
     """
+    refuse_scattered(settings.database_url, count_hosts())
     prepare(settings)
     return graph(settings)
+
+
+def count_hosts() -> int:
+    """Machines of this Ray cluster that a replica may run on."""
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
+    return len({node["NodeManagerHostname"] for node in nodes})
 
 
 def graph(settings: AppSettings) -> Application:

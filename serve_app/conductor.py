@@ -72,6 +72,7 @@ class Conductor:
 
     async def _claim(self) -> Job | None:
         if len(self._attempts) >= self._pace.jobs:
+            await self._store.reap()
             return None
         return await self._store.claim(self._worker, self._pace.lease_s, tuple(self._stages))
 

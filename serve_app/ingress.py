@@ -56,7 +56,9 @@ class FrontDesk:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         queue = self._settings.queue
-        self._store = await JobStore.open(self._settings.database_url, QueueLimits(queue.max_jobs, queue.max_attempts))
+        self._store = await JobStore.open(
+            self._settings.database_url, QueueLimits(queue.max_jobs, queue.max_attempts, queue.max_jobs_per_key)
+        )
         try:
             yield
         finally:

@@ -62,6 +62,9 @@ class QueueSettings(Settings):
     """`lease_s`: how long a job may go unheard of before another conductor takes it."""
 
     max_jobs: Annotated[int, Field(ge=1)] = 200
+    max_jobs_per_key: Annotated[int, Field(ge=1)] | None = (
+        None  # of max_jobs; all callers are one where there is no key
+    )
     max_attempts: Annotated[int, Field(ge=1)] = 3
     lease_s: Annotated[float, Field(ge=3)] = 15.0
 
@@ -90,6 +93,7 @@ class AppSettings(Settings):
     tiny: bool = False  # write tiny random checkpoints into `checkpoints` first; for laptops and tests
     download: bool = False  # fetch absent checkpoints from their hub
     data: Path = Path("data")
+    database_from: str = "ACESTEP_DATABASE_URL"  # the variable with PostgreSQL's URL; unset: SQLite in `data`, one host
     device: Literal["auto", "cpu", "cuda"] = "auto"
     lm: Annotated[tuple[LmSettings, ...], BeforeValidator(_listed)] = (LmSettings(),)  # default first; may be empty
     dit: Annotated[tuple[DitSettings, ...], Field(min_length=1)] = (DitSettings(),)
@@ -124,7 +128,7 @@ class AppSettings(Settings):
 
     @property
     def database_url(self) -> str:
-        return f"sqlite+aiosqlite:///{self.data_folder / 'jobs.db'}"
+        return os.environ.get(self.database_from, "").strip() or f"sqlite:///{self.data_folder / 'jobs.db'}"
 
     @property
     def audio_folder(self) -> Path:

@@ -54,7 +54,9 @@ class ConductorReplica:
 
     async def _run(self) -> None:
         queue = self._settings.queue
-        store = await JobStore.open(self._settings.database_url, QueueLimits(queue.max_jobs, queue.max_attempts))
+        store = await JobStore.open(
+            self._settings.database_url, QueueLimits(queue.max_jobs, queue.max_attempts, queue.max_jobs_per_key)
+        )
         worker = serve.get_replica_context().replica_tag
         self._conductor = Conductor(worker, store, self._stages, Pace(self._settings.conductor.jobs, queue.lease_s))
         try:

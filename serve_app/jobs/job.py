@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from models.errors import InvalidRequest
 from models.music import Made, MusicRequest
+
+MAX_IDEMPOTENCY_KEY = 255
 
 
 class Status(StrEnum):
@@ -27,6 +31,44 @@ NEXT: dict[Status, frozenset[Status]] = {
     Status.FAILED: frozenset(),
     Status.CANCELLED: frozenset(),
 }
+FINAL = tuple(status for status in Status if status.is_final)
+
+
+class Priority(StrEnum):
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def handicap_s(self) -> float:
+        """A job stands in the queue as if it had come so much later, and so waits that long at most for its betters."""
+        return {Priority.HIGH: 0.0, Priority.NORMAL: 120.0, Priority.LOW: 1200.0}[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """The caller's name for a request, under which it is done once however often it is sent.
+
+    `body_sha256` is of what the caller sent, not of the request made of it: seeds that are drawn here differ each time.
+    """
+
+    key: str
+    body_sha256: str
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.key) <= MAX_IDEMPOTENCY_KEY or not self.key.isprintable():
+            raise InvalidRequest(
+                f"an idempotency key has 1 to {MAX_IDEMPOTENCY_KEY} printable characters, seen {self.key[:300]!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a job is to be treated, beside what it is to make. `deadline_s` from now it fails unless it has ended."""
+
+    priority: Priority = Priority.NORMAL
+    deadline_s: float | None = None
+    idempotency: Idempotency | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +90,9 @@ class Job:
     error_code: str | None
     error_message: str | None  # fit for the caller's eyes
     made: Made | None
+    priority: Priority = Priority.NORMAL
+    deadline: float | None = None  # when it fails unless it has ended
+    losses: int = 0  # how often whoever made it went silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +107,13 @@ class Stats:
     cancelled: int
     queue_limit: int
     avg_job_seconds: float
+    failures: Mapping[str, int] = field(default_factory=dict)  # failed jobs by error code; `worker_lost` is one
+
+    @property
+    def seconds_between_ends(self) -> float:
+        """What is running ends one after the other, evenly: a job's run time over how many run."""
+        return self.avg_job_seconds / max(1, self.running)
+
+    def eta_s(self, queue_position: int) -> float:
+        """Until a job at this place in the queue is likely to be done."""
+        return queue_position * self.seconds_between_ends + self.avg_job_seconds

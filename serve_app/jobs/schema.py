@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import FunctionElement
 
 metadata = MetaData()
 
 jobs = Table(
     "jobs",
     metadata,
-    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),  # the queue's order
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("id", String(36), nullable=False, unique=True),
     Column("owner", String(64), nullable=False),
     Column("status", String(16), nullable=False),
@@ -28,6 +32,52 @@ jobs = Table(
     Column("error_code", String(32)),
     Column("error_message", Text),
     Column("made", Text),
+    Column("priority", String(8), nullable=False, server_default="normal"),
+    # the queue's order, then `number`: when it was submitted plus its priority's handicap, in ms
+    Column("turn", BigInteger, nullable=False, server_default="0"),
+    Column("losses", Integer, nullable=False, server_default="0"),
+    Column("deadline", Float),
+    Column("idempotency_key", String(255)),
+    Column("body_sha256", String(64)),
 )
-Index("jobs_by_status", jobs.c.status, jobs.c.number)
-Index("jobs_by_end", jobs.c.finished_at)
+Index("jobs_in_turn", jobs.c.status, jobs.c.turn, jobs.c.number)
+Index("jobs_of_a_model_in_turn", jobs.c.status, jobs.c.model, jobs.c.turn, jobs.c.number)
+Index("jobs_by_lease", jobs.c.status, jobs.c.lease_until)
+Index("jobs_by_deadline", jobs.c.status, jobs.c.deadline)
+Index("jobs_by_status_and_end", jobs.c.status, jobs.c.finished_at)
+Index("jobs_by_idempotency_key", jobs.c.owner, jobs.c.idempotency_key, unique=True)
+
+# How many jobs there are of a kind: of a status, of an error code, waiting for an owner. None: no row.
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("jobs", Integer, nullable=False),
+)
+
+# How many jobs wait in each stretch of the queue: those whose turn // span is `place`. None: no row.
+stretches = Table(
+    "stretches",
+    metadata,
+    Column("span", BigInteger, primary_key=True, autoincrement=False),
+    Column("place", BigInteger, primary_key=True, autoincrement=False),
+    Column("jobs", Integer, nullable=False),
+)
+
+
+class now(FunctionElement[float]):
+    """The database's clock, not that of the process that asks, and not that of the transaction's beginning."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _now_of_sqlite(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _now_of_postgresql(*_: Any, **__: Any) -> str:
+    return "(extract(epoch FROM clock_timestamp())::double precision)"

@@ -1,4 +1,4 @@
-"""Where jobs are kept: one SQL database that every ingress and conductor of a host opens for itself.
+"""Where jobs are kept: one SQL database that every ingress and conductor opens for itself.
 
 A job is committed before its caller hears of it. Whoever claims one holds it under a lease, on the database's clock,
 and under a fence that grows with every claim: a write under an older fence is refused, so a job that was given to
@@ -11,27 +11,26 @@ import asyncio
 import functools
 import math
 import uuid
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, event, func, literal_column, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import ColumnElement, Row, and_, case, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from models.errors import EngineError, Overloaded
+from models.errors import EngineError, Overloaded, RequestError
 from models.music import Made, MusicRequest
-from serve_app.jobs.job import Job, Stats, Status
-from serve_app.jobs.schema import jobs, metadata
+from serve_app.jobs import queries
+from serve_app.jobs.change import Change
+from serve_app.jobs.database import ONLY_READS, open_database
+from serve_app.jobs.job import Idempotency, Job, Priority, Stats, Status, Terms
+from serve_app.jobs.schema import jobs, now
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LOCK_WAIT_S = 30
-ONLY_READS = "only_reads"
-AVERAGED_JOBS = 50
-CANCELLED_MESSAGE = "cancelled by the caller"
 FIRST_GUESS_S = 5.0  # of a job's run time, before any has run
-NOW: ColumnElement[float] = literal_column("(julianday('now') - 2440587.5) * 86400.0")
 
 
 class LeaseLost(EngineError):
@@ -40,12 +39,24 @@ class LeaseLost(EngineError):
     code = "lease_lost"
 
 
+class IdempotencyConflict(RequestError):
+    """One idempotency key, two requests."""
+
+    code = "idempotency_conflict"
+
+
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """`jobs` may wait at a time; one job may be claimed `attempts` times before its worker counts as lost."""
+    """`jobs` may wait at a time, `jobs_per_owner` of them of one key; a job fails as lost after `attempts` losses."""
 
     jobs: int
     attempts: int
+    jobs_per_owner: int | None = None
+
+
+CANCELLED = {"error_code": "cancelled", "error_message": "cancelled by the caller"}
+OVERDUE = {"error_code": "deadline_exceeded", "error_message": "the deadline passed before it was made"}
+DEFAULT_TERMS = Terms()
 
 
 def to_its_end(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -69,83 +80,73 @@ class JobStore:
 
     @classmethod
     async def open(cls, url: str, limits: QueueLimits) -> JobStore:
-        """Opens the database and makes its tables where there are none; several processes may do so at once."""
-        engine = create_async_engine(url, connect_args={"timeout": LOCK_WAIT_S})
-        event.listen(engine.sync_engine, "connect", _set_up_connection)
-        event.listen(engine.sync_engine, "begin", _begin_immediately)
-        async with engine.begin() as connection:  # holds the write lock, so one of them makes the tables
-            await connection.run_sync(metadata.create_all)
-        return cls(engine, limits)
+        """Raises BadDatabase. Any number of processes may open the same database."""
+        return cls(await open_database(url), limits)
 
     async def close(self) -> None:
         await self._engine.dispose()
 
     @to_its_end
-    async def submit(self, request: MusicRequest, owner: str) -> Job:
-        """Raises Overloaded when the queue is full, and stores nothing then."""
-        async with self._engine.begin() as connection:
-            waiting = await connection.scalar(select(func.count()).where(jobs.c.status == Status.QUEUED))
-            if waiting is not None and waiting >= self._limits.jobs:
-                raise Overloaded("Server busy: queue is full")
-            id_ = str(uuid.uuid4())
-            await connection.execute(
-                jobs.insert().values(
-                    id=id_,
-                    owner=owner,
-                    status=Status.QUEUED,
-                    stage=Status.QUEUED,
-                    model=request.model,
-                    request=request.model_dump_json(),
-                    created_at=NOW,
-                )
+    async def submit(self, request: MusicRequest, owner: str, terms: Terms = DEFAULT_TERMS) -> Job:
+        """The new job, or the one that was made of the same idempotency key before.
+
+        Raises Overloaded when there is no room for it, and IdempotencyConflict; both store nothing.
+        """
+        once = terms.idempotency
+        async with Change.begin(self._engine) as change:
+            number = await change.insert(
+                id=str(uuid.uuid4()),
+                owner=owner,
+                model=request.model,
+                request=request.model_dump_json(),
+                priority=terms.priority,
+                handicap_s=terms.priority.handicap_s,
+                deadline_s=terms.deadline_s,
+                idempotency_key=once and once.key,
+                body_sha256=once and once.body_sha256,
             )
-            return _job((await connection.execute(_jobs_where(jobs.c.id == id_))).one())
+            if number is None:
+                assert once is not None
+                return await _known_by(change.connection, owner, once)
+            self._admit(await change.count(), owner)
+            return _job((await change.connection.execute(queries.job_by_number(), {"number": number})).one())
 
     @to_its_end
     async def get(self, ids: Sequence[str], owner: str) -> list[Job | None]:
         """In the order asked; `None` for what is unknown or another owner's."""
         async with self._reading.connect() as connection:
-            found = await connection.execute(_jobs_where(jobs.c.id.in_(set(ids)), jobs.c.owner == owner))
+            found = await connection.execute(queries.jobs_by_id(), {"ids": list(set(ids)), "owner": owner})
             by_id = {job.id: job for job in map(_job, found)}
         return [by_id.get(id_) for id_ in ids]
 
     @to_its_end
     async def claim(self, worker: str, lease_s: float, models: Collection[str]) -> Job | None:
-        """The job that has waited longest of those these models can make, or one whose worker went silent."""
-        async with self._engine.begin() as connection:
-            await self._end_lost(connection)
-            # time goes on between these statements: what runs out only now is left for the next claim to end
-            is_heirless = and_(
-                jobs.c.status == Status.RUNNING,
-                jobs.c.lease_until < NOW,
-                jobs.c.attempt < self._limits.attempts,
-                jobs.c.cancel_requested == 0,
-            )
-            is_free = or_(jobs.c.status == Status.QUEUED, is_heirless)
-            oldest = select(jobs.c.number).where(is_free, jobs.c.model.in_(models)).order_by(jobs.c.number).limit(1)
-            number = await connection.scalar(
-                update(jobs)
-                .where(jobs.c.number == oldest.scalar_subquery())
-                .values(
-                    status=Status.RUNNING,
-                    stage=Status.RUNNING,
+        """The job whose turn it is, of those these models can make. Ends or re-queues what was lost meanwhile."""
+        async with Change.begin(self._engine) as change:
+            await self._reap(change)
+            for row in await change.locked(queries.state_of_next(tuple(sorted(models)))):
+                claimed = await change.move(
+                    row,
+                    Status.RUNNING,
                     attempt=jobs.c.attempt + 1,
                     fence=jobs.c.fence + 1,
                     worker=worker,
-                    lease_until=NOW + lease_s,
-                    started_at=NOW,
+                    lease_until=now() + lease_s,
+                    started_at=now(),
                 )
-                .returning(jobs.c.number)
-            )
-            if number is None:
-                return None
-            return _job((await connection.execute(_jobs_where(jobs.c.number == number))).one())
+                return _job(claimed, queue_position=0)
+        return None
+
+    @to_its_end
+    async def reap(self) -> None:
+        """What `claim` does first, for those who have no room for another job."""
+        async with Change.begin(self._engine) as change:
+            await self._reap(change)
 
     @to_its_end
     async def renew(self, job: Job, lease_s: float) -> bool:
         """Whether the caller asked for the job to be cancelled. Raises LeaseLost."""
-        row = await self._write(job, lease_until=NOW + lease_s)
-        return bool(row.cancel_requested)
+        return await self._write(job, lease_until=now() + lease_s)
 
     @to_its_end
     async def report(self, job: Job, stage: str, progress: float) -> None:
@@ -156,139 +157,136 @@ class JobStore:
     @to_its_end
     async def succeed(self, job: Job, made: Made) -> None:
         """Raises LeaseLost."""
-        await self._end(job, Status.SUCCEEDED, made=made.model_dump_json(), progress=1.0)
+        async with self._held(job) as (change, row):
+            await change.move(row, Status.SUCCEEDED, made=made.model_dump_json(), progress=1.0)
 
     @to_its_end
     async def fail(self, job: Job, code: str, message: str) -> None:
         """`message` is for the caller's eyes. Raises LeaseLost."""
-        await self._end(job, Status.FAILED, error_code=code, error_message=message)
+        async with self._held(job) as (change, row):
+            await change.move(row, Status.FAILED, error_code=code, error_message=message)
 
     @to_its_end
     async def mark_cancelled(self, job: Job) -> None:
         """Raises LeaseLost."""
-        await self._end(job, Status.CANCELLED, error_code="cancelled", error_message=CANCELLED_MESSAGE)
+        async with self._held(job) as (change, row):
+            await change.move(row, Status.CANCELLED, **CANCELLED)
 
     @to_its_end
     async def give_back(self, job: Job) -> None:
         """Back to where it stood in the queue, as if not claimed; a job withdrawn meanwhile ends. Raises LeaseLost."""
-        if (await self._write(job, worker=None)).cancel_requested:
-            await self.mark_cancelled(job)
-            return
-        await self._write(
-            job, status=Status.QUEUED, stage=Status.QUEUED, attempt=jobs.c.attempt - 1, worker=None, lease_until=None
-        )
+        async with self._held(job) as (change, row):
+            if row.cancel_requested:
+                await change.move(row, Status.CANCELLED, **CANCELLED)
+            else:
+                await change.move(row, Status.QUEUED, attempt=jobs.c.attempt - 1, worker=None)
 
     @to_its_end
     async def cancel(self, id_: str, owner: str) -> Job | None:
         """A queued job ends at once, a running one at its conductor's next heartbeat; an ended one stays as it is."""
-        is_theirs = and_(jobs.c.id == id_, jobs.c.owner == owner)
-        queued = update(jobs).where(is_theirs, jobs.c.status == Status.QUEUED)
-        running = update(jobs).where(is_theirs, jobs.c.status == Status.RUNNING)
-        async with self._engine.begin() as connection:
-            await connection.execute(
-                queued.values(
-                    status=Status.CANCELLED,
-                    stage=Status.CANCELLED,
-                    finished_at=NOW,
-                    error_code="cancelled",
-                    error_message=CANCELLED_MESSAGE,
-                )
-            )
-            await connection.execute(running.values(cancel_requested=1))
-            row = (await connection.execute(_jobs_where(is_theirs))).one_or_none()
-        return None if row is None else _job(row)
+        async with Change.begin(self._engine) as change:
+            for row in await change.locked(queries.state_of_theirs(), id=id_, owner=owner):
+                if row.status == Status.QUEUED:
+                    await change.move(row, Status.CANCELLED, **CANCELLED)
+                elif row.status == Status.RUNNING:
+                    running = update(jobs).where(jobs.c.number == row.number)
+                    await change.connection.execute(running.values(cancel_requested=1))
+                return _job((await change.connection.execute(queries.job_by_number(), {"number": row.number})).one())
+        return None
+
+    @to_its_end
+    async def forget(self, age_s: float, at_most: int = 500) -> tuple[str, ...]:
+        """Deletes jobs that ended so long ago; the files of their tracks, for the caller to delete next."""
+        async with Change.begin(self._engine) as change:
+            rows = await change.locked(queries.state_of_ended(), age_s=age_s, at_most=at_most)
+            await change.delete(rows)
+        made = [Made.model_validate_json(row.made) for row in rows if row.made is not None]
+        return tuple(track.ref for each in made for track in each.tracks)
 
     @to_its_end
     async def stats(self) -> Stats:
         async with self._reading.connect() as connection:
-            counted = await connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status))
-            of = {status: int(count) for status, count in counted}
-            average = await self._average_s(connection)
+            counted = await connection.execute(queries.counts())
+            counts = {(kind, name): int(count) for kind, name, count in counted}
+            average = await connection.scalar(queries.average_seconds())
+        of = {status: counts.get(("status", status), 0) for status in Status}
         return Stats(
             total=sum(of.values()),
-            queued=of.get(Status.QUEUED, 0),
-            running=of.get(Status.RUNNING, 0),
-            succeeded=of.get(Status.SUCCEEDED, 0),
-            failed=of.get(Status.FAILED, 0),
-            cancelled=of.get(Status.CANCELLED, 0),
+            queued=of[Status.QUEUED],
+            running=of[Status.RUNNING],
+            succeeded=of[Status.SUCCEEDED],
+            failed=of[Status.FAILED],
+            cancelled=of[Status.CANCELLED],
             queue_limit=self._limits.jobs,
-            avg_job_seconds=average,
+            avg_job_seconds=FIRST_GUESS_S if average is None else float(average),
+            failures={name: count for (kind, name), count in counts.items() if kind == "failure"},
         )
 
     @to_its_end
     async def retry_after_s(self) -> int:
-        """When a place in a full queue is likely to be free: after one job's run time."""
-        async with self._reading.connect() as connection:
-            return max(1, math.ceil(await self._average_s(connection)))
+        """When a place in a full queue is likely to be free: when the next running job ends."""
+        return max(1, math.ceil((await self.stats()).seconds_between_ends))
 
-    async def _average_s(self, connection: AsyncConnection) -> float:
-        """Mean run time of the jobs that succeeded last."""
-        last = (
-            select((jobs.c.finished_at - jobs.c.started_at).label("seconds"))
-            .where(jobs.c.status == Status.SUCCEEDED)
-            .order_by(jobs.c.finished_at.desc())
-            .limit(AVERAGED_JOBS)
-            .subquery()
-        )
-        average = await connection.scalar(select(func.avg(last.c.seconds)))
-        return FIRST_GUESS_S if average is None else float(average)
+    @asynccontextmanager
+    async def _held(self, job: Job) -> AsyncIterator[tuple[Change, Row[Any]]]:
+        """A change of a job that is still held under the fence it was claimed with. Raises LeaseLost."""
+        async with Change.begin(self._engine) as change:
+            rows = await change.locked(queries.state_of_held(), id=job.id, fence=job.fence)
+            if not rows:
+                raise _lost(job)
+            yield change, rows[0]
 
-    async def _end_lost(self, connection: AsyncConnection) -> None:
-        """Ends jobs whose workers went silent: those that were withdrawn, and those that lost one too often."""
-        is_silent = and_(jobs.c.status == Status.RUNNING, jobs.c.lease_until < NOW)
-        ends = (
-            (jobs.c.cancel_requested == 1, Status.CANCELLED, "cancelled", CANCELLED_MESSAGE),
-            (
-                jobs.c.attempt >= self._limits.attempts,
-                Status.FAILED,
-                "worker_lost",
-                f"the process that made it was lost {self._limits.attempts} times",
-            ),
-        )
-        for is_meant, status, code, message in ends:
-            await connection.execute(
-                update(jobs)
-                .where(is_silent, is_meant)
-                .values(
-                    status=status,
-                    stage=status,
-                    finished_at=NOW,
-                    error_code=code,
-                    error_message=message,
-                    fence=jobs.c.fence + 1,
-                )
-            )
-
-    async def _end(self, job: Job, status: Status, **values: Any) -> None:
-        await self._write(job, status=status, stage=status, finished_at=NOW, lease_until=None, **values)
-
-    async def _write(self, job: Job, **values: Any) -> Row[Any]:
-        """Every write of a conductor: only under the fence it claimed the job with, only while the job runs."""
-        holds = and_(jobs.c.id == job.id, jobs.c.fence == job.fence, jobs.c.status == Status.RUNNING)
+    async def _write(self, job: Job, **values: Any) -> bool:
+        """Whether the job, still held under its fence, was withdrawn. Raises LeaseLost."""
+        held = update(jobs).where(_is_held(job)).values(**values).returning(jobs.c.cancel_requested)
         async with self._engine.begin() as connection:
-            written = await connection.execute(
-                update(jobs).where(holds).values(**values).returning(jobs.c.cancel_requested)
-            )
-            row: Row[Any] | None = written.one_or_none()
+            row = (await connection.execute(held)).one_or_none()
         if row is None:
-            raise LeaseLost(f"job {job.id} is no longer held under fence {job.fence}")
-        return row
+            raise _lost(job)
+        return bool(row.cancel_requested)
+
+    def _admit(self, counts: Mapping[tuple[str, str], int], owner: str) -> None:
+        """Raises Overloaded; `counts` include the new job."""
+        if counts["status", Status.QUEUED] > self._limits.jobs:
+            raise Overloaded("Server busy: queue is full")
+        of_one = self._limits.jobs_per_owner
+        if of_one is not None and counts["owner", owner] > of_one:
+            raise Overloaded(f"Server busy: {of_one} jobs of this key are waiting, as many as may")
+
+    async def _reap(self, change: Change) -> None:
+        """Takes jobs from workers that went silent, and ends those past their deadlines."""
+        for row in await change.locked(queries.state_of_silent()):
+            if row.cancel_requested:
+                status, why = Status.CANCELLED, CANCELLED
+            elif row.losses + 1 < self._limits.attempts:
+                status, why = Status.QUEUED, {}
+            else:
+                message = f"the process that made it was lost {row.losses + 1} times"
+                status, why = Status.FAILED, {"error_code": "worker_lost", "error_message": message}
+            await change.move(row, status, losses=row.losses + 1, worker=None, **why)
+        for row in await change.locked(queries.state_of_overdue()):
+            if row.cancel_requested:
+                await change.move(row, Status.CANCELLED, **CANCELLED)
+            else:
+                await change.move(row, Status.FAILED, **OVERDUE)
 
 
-def _jobs_where(*conditions: ColumnElement[bool]) -> Select[Any]:
-    """Jobs with, computed, their places in the queue."""
-    ahead = jobs.alias()
-    position = (
-        select(func.count())
-        .select_from(ahead)
-        .where(ahead.c.status == Status.QUEUED, ahead.c.number <= jobs.c.number, jobs.c.status == Status.QUEUED)
-        .correlate(jobs)
-        .scalar_subquery()
-    )
-    return select(*jobs.c, position.label("queue_position")).where(*conditions)
+def _is_held(job: Job) -> ColumnElement[bool]:
+    return and_(jobs.c.id == job.id, jobs.c.fence == job.fence, jobs.c.status == Status.RUNNING)
 
 
-def _job(row: Row[Any]) -> Job:
+def _lost(job: Job) -> LeaseLost:
+    return LeaseLost(f"job {job.id} is no longer held under fence {job.fence}")
+
+
+async def _known_by(connection: AsyncConnection, owner: str, once: Idempotency) -> Job:
+    row = (await connection.execute(queries.job_of_key(), {"owner": owner, "key": once.key})).one()
+    if row.body_sha256 != once.body_sha256:
+        raise IdempotencyConflict(f"idempotency key {once.key!r} was sent with another body before; take a new key")
+    return _job(row)
+
+
+def _job(row: Row[Any], queue_position: int | None = None) -> Job:
     return Job(
         id=row.id,
         owner=row.owner,
@@ -301,22 +299,11 @@ def _job(row: Row[Any]) -> Job:
         fence=row.fence,
         stage=row.stage,
         progress=row.progress,
-        queue_position=row.queue_position,
+        queue_position=row.queue_position if queue_position is None else queue_position,
         error_code=row.error_code,
         error_message=row.error_message,
         made=None if row.made is None else Made.model_validate_json(row.made),
+        priority=Priority(row.priority),
+        deadline=row.deadline,
+        losses=row.losses,
     )
-
-
-def _set_up_connection(connection: Any, _: object) -> None:
-    """Durable (a commit is on disk) and readable while written; transactions are begun by `_begin_immediately`."""
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {LOCK_WAIT_S * 1000}"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_immediately(connection: Any) -> None:
-    """Writers take the lock at once: one that reads first and writes later fails when another was in between."""
-    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(ONLY_READS) else "BEGIN IMMEDIATE")

@@ -11,7 +11,7 @@ from models.errors import BadAudio
 from models.music import AudioFormat, Latents, MusicRequest, OnProgress, Song, SongPlan, Track, frames_of, ignore
 from models.pipeline import Stages
 from serve_app.conductor import Conductor, Pace
-from serve_app.jobs.job import Job, Status
+from serve_app.jobs.job import Job, Status, Terms
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.remote import StageLost
 
@@ -199,6 +199,17 @@ async def test_a_lost_stage_leaves_the_job_to_be_claimed_again(store: JobStore, 
     assert (failed.error_code, failed.attempt) == ("worker_lost", 2)
     await conductor.drain()
     await work
+
+
+async def test_a_conductor_that_is_full_still_ends_what_waits_past_its_deadline(
+    store: JobStore, stages: FakeStages, conductor: Conductor
+) -> None:
+    stages.may_go.clear()
+    running = [await submit(store) for _ in range(PACE.jobs)]
+    for job in running:
+        await until(store, job, Status.RUNNING)
+    late = await store.submit(MusicRequest(model=TURBO, seeds=(1,)), "", Terms(deadline_s=-1))
+    assert (await until(store, late, Status.FAILED)).error_code == "deadline_exceeded"
 
 
 async def test_a_nudge_is_quicker_than_the_next_look(store: JobStore, stages: FakeStages) -> None:

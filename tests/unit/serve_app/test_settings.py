@@ -29,6 +29,13 @@ def test_relative_folders_are_the_projects_wherever_the_server_is_started() -> N
     assert AppSettings(data=Path("/elsewhere")).data_folder == Path("/elsewhere")
 
 
+def test_jobs_are_in_a_file_unless_the_environment_names_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = AppSettings(data=Path("/elsewhere"))
+    assert settings.database_url == "sqlite:////elsewhere/jobs.db"
+    monkeypatch.setenv("ACESTEP_DATABASE_URL", "postgresql://anna@host/jobs")
+    assert settings.database_url == "postgresql://anna@host/jobs"
+
+
 def test_what_is_not_on_disk_is_named_at_once(tmp_path: Path) -> None:
     settings = AppSettings(checkpoints=tmp_path / "none", data=tmp_path / "data")
     with pytest.raises(CheckpointError) as caught:

@@ -1,16 +1,17 @@
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
+from dataclasses import replace
+from random import Random
 
 import pytest
 
-from models.errors import Overloaded
+from models.errors import InvalidRequest, Overloaded
 from models.music import AudioFormat, Made, Metas, MusicRequest, SongPlan, Track
-from serve_app.jobs.job import Job, Status
-from serve_app.jobs.store import JobStore, LeaseLost, QueueLimits
+from serve_app.jobs.job import Idempotency, Job, Priority, Stats, Status, Terms
+from serve_app.jobs.store import IdempotencyConflict, JobStore, LeaseLost, QueueLimits
+from tests.unit.serve_app.jobs.promises import broken_counts, pass_time, rows_of
 
 TURBO = "acestep-v15-turbo"
-LIMITS = QueueLimits(jobs=5, attempts=2)
+WORST_FIRST = (Priority.LOW, Priority.NORMAL, Priority.HIGH)
 MADE = Made(
     tracks=(Track(ref="0" * 32 + ".mp3", audio_format=AudioFormat.MP3, seconds=10.0, size=1, sha256="00"),),
     plans=(SongPlan(caption="c", lyrics="l", language="en", metas=Metas(bpm=120), codes=(1, 2)),),
@@ -22,18 +23,6 @@ MADE = Made(
 
 def request(**fields: object) -> MusicRequest:
     return MusicRequest.model_validate({"model": TURBO, "seeds": (1,), "prompt": "jazz", **fields})
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'jobs.db'}"
-
-
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[JobStore]:
-    store = await JobStore.open(url, LIMITS)
-    yield store
-    await store.close()
 
 
 async def read(store: JobStore, job: Job) -> Job:
@@ -54,11 +43,11 @@ async def test_a_submitted_job_is_read_back_as_it_was_asked(store: JobStore) -> 
     assert (job.status, job.queue_position, job.request.lyrics) == (Status.QUEUED, 1, "Été 夏")
 
 
-async def test_jobs_survive_the_process_that_took_them(url: str) -> None:
-    first = await JobStore.open(url, LIMITS)
+async def test_jobs_survive_the_process_that_took_them(url: str, limits: QueueLimits) -> None:
+    first = await JobStore.open(url, limits)
     job = await first.submit(request(), "")
     await first.close()
-    second = await JobStore.open(url, LIMITS)
+    second = await JobStore.open(url, limits)
     assert await read(second, job) == job
     await second.close()
 
@@ -70,21 +59,21 @@ async def test_positions_count_those_ahead_and_the_job_itself(store: JobStore) -
     assert positions == [0, 1, 2]
 
 
-async def test_a_full_queue_refuses_and_keeps_nothing(store: JobStore) -> None:
-    for _ in range(LIMITS.jobs):
+async def test_a_full_queue_refuses_and_keeps_nothing(store: JobStore, limits: QueueLimits) -> None:
+    for _ in range(limits.jobs):
         await store.submit(request(), "")
     with pytest.raises(Overloaded, match="queue is full"):
         await store.submit(request(), "")
-    assert (await store.stats()).total == LIMITS.jobs
+    assert (await store.stats()).total == limits.jobs
     assert await store.retry_after_s() >= 1
 
 
-async def test_of_many_who_submit_at_once_no_more_get_in_than_there_is_room(url: str) -> None:
-    stores = [await JobStore.open(url, LIMITS) for _ in range(3)]
+async def test_of_many_who_submit_at_once_no_more_get_in_than_there_is_room(url: str, limits: QueueLimits) -> None:
+    stores = [await JobStore.open(url, limits) for _ in range(3)]
     tries = [store.submit(request(), "") for store in stores for _ in range(4)]
     seen = await asyncio.gather(*tries, return_exceptions=True)
-    assert sum(isinstance(one, Job) for one in seen) == LIMITS.jobs
-    assert sum(isinstance(one, Overloaded) for one in seen) == len(tries) - LIMITS.jobs
+    assert sum(isinstance(one, Job) for one in seen) == limits.jobs
+    assert sum(isinstance(one, Overloaded) for one in seen) == len(tries) - limits.jobs
     for store in stores:
         await store.close()
 
@@ -102,8 +91,8 @@ async def test_the_oldest_job_that_these_models_can_make_is_claimed(store: JobSt
     assert (claimed.id, claimed.status, claimed.attempt, claimed.fence) == (second.id, Status.RUNNING, 1, 1)
 
 
-async def test_two_conductors_never_get_the_same_job(url: str) -> None:
-    one, two = await JobStore.open(url, LIMITS), await JobStore.open(url, LIMITS)
+async def test_two_conductors_never_get_the_same_job(url: str, limits: QueueLimits) -> None:
+    one, two = await JobStore.open(url, limits), await JobStore.open(url, limits)
     for _ in range(5):
         await one.submit(request(), "")
     claimed = await asyncio.gather(*(store.claim("w", 60, [TURBO]) for store in (one, two) for _ in range(4)))
@@ -129,9 +118,9 @@ async def test_a_job_whose_lease_ran_out_is_claimed_again_and_its_first_worker_i
     assert (await read(store, heir)).made == MADE
 
 
-async def test_a_job_whose_workers_are_lost_too_often_fails_and_says_so(store: JobStore) -> None:
+async def test_a_job_whose_workers_are_lost_too_often_fails_and_says_so(store: JobStore, limits: QueueLimits) -> None:
     job = await store.submit(request(), "")
-    for _ in range(LIMITS.attempts):
+    for _ in range(limits.attempts):
         await claim(store, lease_s=-1)
     assert await store.claim("w", 60, [TURBO]) is None
     seen = await read(store, job)
@@ -238,3 +227,163 @@ async def test_a_cancelled_job_that_is_given_back_ends_cancelled(store: JobStore
     await store.give_back(job)
     seen = await read(store, job)
     assert (seen.status, seen.error_code) == (Status.CANCELLED, "cancelled")
+
+
+async def test_a_better_priority_goes_first_and_every_worse_one_has_its_turn(store: JobStore) -> None:
+    low, normal, high = [await store.submit(request(), "", Terms(priority=priority)) for priority in WORST_FIRST]
+    assert [(await read(store, job)).queue_position for job in (low, normal, high)] == [3, 2, 1]
+    assert (await claim(store)).id == high.id
+
+
+async def test_a_job_of_low_priority_waits_no_longer_than_its_handicap(store: JobStore) -> None:
+    low = await store.submit(request(), "", Terms(priority=Priority.LOW))
+    (row,) = await rows_of(store)
+    await pass_time(store, low, turn=row.turn - int(Priority.LOW.handicap_s * 1000) - 1)
+    await store.submit(request(), "", Terms(priority=Priority.HIGH))
+    assert (await claim(store)).id == low.id
+
+
+async def test_one_owner_cannot_fill_the_queue_alone(url: str) -> None:
+    store = await JobStore.open(url, QueueLimits(jobs=5, attempts=2, jobs_per_owner=2))
+    for _ in range(2):
+        await store.submit(request(), "anna")
+    with pytest.raises(Overloaded, match="2 jobs of this key"):
+        await store.submit(request(), "anna")
+    await store.submit(request(), "bert")
+    await claim(store)
+    await store.submit(request(), "anna")
+    assert (await store.stats()).total == 4
+    await store.close()
+
+
+async def test_a_request_sent_twice_under_one_key_is_one_job(store: JobStore) -> None:
+    terms = Terms(idempotency=Idempotency("once", "a body"))
+    first = await store.submit(request(), "anna", terms)
+    again = await store.submit(request(seeds=(2,)), "anna", terms)
+    assert again == first
+    other = await store.submit(request(), "bert", terms)
+    assert other.id != first.id
+    with pytest.raises(IdempotencyConflict, match="'once'"):
+        await store.submit(request(), "anna", Terms(idempotency=Idempotency("once", "another body")))
+    assert (await store.stats()).total == 2
+
+
+async def test_a_job_that_is_known_is_told_of_though_the_queue_is_full(store: JobStore, limits: QueueLimits) -> None:
+    terms = Terms(idempotency=Idempotency("once", "a body"))
+    first = await store.submit(request(), "", terms)
+    for _ in range(limits.jobs - 1):
+        await store.submit(request(), "")
+    assert await store.submit(request(), "", terms) == first
+
+
+async def test_a_request_sent_many_times_at_once_under_one_key_is_one_job(url: str, limits: QueueLimits) -> None:
+    stores = [await JobStore.open(url, limits) for _ in range(3)]
+    terms = Terms(idempotency=Idempotency("once", "a body"))
+    seen = await asyncio.gather(*(store.submit(request(), "", terms) for store in stores for _ in range(3)))
+    assert len({job.id for job in seen}) == 1
+    for store in stores:
+        await store.close()
+
+
+@pytest.mark.parametrize("key", ["", "a" * 256, "line\nbreak"], ids=repr)
+def test_an_idempotency_key_that_cannot_be_kept_is_refused(key: str) -> None:
+    with pytest.raises(InvalidRequest, match="1 to 255 printable"):
+        Idempotency(key, "a body")
+
+
+async def test_a_job_that_waits_past_its_deadline_fails(store: JobStore) -> None:
+    late = await store.submit(request(), "", Terms(deadline_s=-1))
+    early = await store.submit(request(), "", Terms(deadline_s=60))
+    assert (await claim(store)).id == early.id
+    seen = await read(store, late)
+    assert (seen.status, seen.error_code, seen.queue_position) == (Status.FAILED, "deadline_exceeded", 0)
+    assert seen.finished_at is not None
+
+
+async def test_a_job_that_runs_past_its_deadline_fails_and_its_worker_is_refused(store: JobStore) -> None:
+    job = await store.submit(request(), "", Terms(deadline_s=60))
+    held = await claim(store)
+    await pass_time(store, job, deadline=0.0)
+    await store.reap()
+    seen = await read(store, job)
+    assert (seen.status, seen.error_code) == (Status.FAILED, "deadline_exceeded")
+    with pytest.raises(LeaseLost):
+        await store.renew(held, 60)
+
+
+async def test_a_job_that_was_withdrawn_ends_cancelled_even_past_its_deadline(store: JobStore) -> None:
+    job = await store.submit(request(), "", Terms(deadline_s=60))
+    await claim(store)
+    await store.cancel(job.id, "")
+    await pass_time(store, job, deadline=0.0)
+    await store.reap()
+    assert (await read(store, job)).status == Status.CANCELLED
+
+
+async def test_a_lost_job_waits_in_its_old_place_until_somebody_claims_it(store: JobStore) -> None:
+    first = await store.submit(request(), "")
+    await store.submit(request(), "")
+    await claim(store, lease_s=-1)
+    await store.reap()
+    seen = await read(store, first)
+    assert (seen.status, seen.queue_position, seen.losses, seen.attempt) == (Status.QUEUED, 1, 1, 1)
+
+
+async def test_lost_workers_and_failed_songs_are_counted_apart(store: JobStore) -> None:
+    await store.submit(request(), "")
+    await store.submit(request(), "")
+    lost = await claim(store, lease_s=-1)
+    await store.give_back(await claim(store))
+    await claim(store, lease_s=-1)
+    await store.fail(await claim(store), "bad_audio", "silence")
+    stats = await store.stats()
+    assert (stats.failed, stats.failures) == (2, {"worker_lost": 1, "bad_audio": 1})
+    assert (await read(store, lost)).losses == 2
+
+
+async def test_what_ended_long_ago_is_forgotten_and_its_files_named(store: JobStore) -> None:
+    jobs = [await store.submit(request(), "") for _ in range(4)]
+    await store.succeed(await claim(store), MADE)
+    await store.fail(await claim(store), "bad_audio", "silence")
+    await claim(store)
+    assert await store.forget(age_s=60) == ()
+    assert set(await store.forget(age_s=-1)) == {MADE.tracks[0].ref}
+    seen = await store.get([job.id for job in jobs], "")
+    assert [job and job.status for job in seen] == [None, None, Status.RUNNING, Status.QUEUED]
+    assert (await store.stats()).total == 2
+
+
+async def test_no_more_is_forgotten_at_once_than_asked(store: JobStore) -> None:
+    for _ in range(3):
+        await store.submit(request(), "")
+        await store.succeed(await claim(store), MADE)
+    assert [len(await store.forget(age_s=-1, at_most=2)) for _ in range(3)] == [2, 1, 0]
+
+
+async def test_when_a_job_will_be_done_is_told_from_how_long_others_took(store: JobStore) -> None:
+    stats = Stats(total=9, queued=4, running=2, succeeded=3, failed=0, cancelled=0, queue_limit=9, avg_job_seconds=10.0)
+    assert [stats.eta_s(place) for place in (1, 4)] == [15.0, 30.0]
+    assert replace(stats, running=0).eta_s(1) == 20.0
+
+
+async def test_places_are_right_in_a_queue_of_many_hours(store: JobStore, url: str) -> None:
+    roomy = await JobStore.open(url, QueueLimits(jobs=100, attempts=2))
+    jobs = [await roomy.submit(request(), "") for _ in range(40)]
+    random = Random(7)
+    for job in jobs:
+        await pass_time(roomy, job, turn=int(1_795_000_000_000 + random.random() ** 4 * 3e9))
+    assert await broken_counts(roomy) == []
+    await roomy.close()
+
+
+async def test_counts_hold_through_every_kind_of_change(store: JobStore) -> None:
+    jobs = [await store.submit(request(), owner) for owner in ("anna", "bert", "anna", "bert", "anna")]
+    await store.succeed(await claim(store), MADE)
+    await store.fail(await claim(store), "bad_audio", "silence")
+    await store.give_back(await claim(store))
+    await store.cancel(jobs[3].id, "bert")
+    await claim(store, lease_s=-1)
+    await store.reap()
+    assert await broken_counts(store) == []
+    await store.forget(age_s=-1)
+    assert await broken_counts(store) == []

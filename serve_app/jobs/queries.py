@@ -1,0 +1,164 @@
+"""What is asked of the jobs. Each statement is built once, since building takes longer than running it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Float,
+    Integer,
+    Select,
+    bindparam,
+    case,
+    cast,
+    func,
+    select,
+    union_all,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
+
+from serve_app.jobs.job import FINAL, Status
+from serve_app.jobs.schema import jobs, now, tallies
+from serve_app.jobs.tally import place_in_queue
+
+AVERAGED_JOBS = 50
+REAPED_AT_ONCE = 100
+
+# what a change has to know of a job before; request and result can be long and stay where they are
+STATE = (
+    jobs.c.number,
+    jobs.c.status,
+    jobs.c.owner,
+    jobs.c.turn,
+    jobs.c.error_code,
+    jobs.c.losses,
+    jobs.c.cancel_requested,
+)
+
+
+@cache
+def jobs_by_id() -> Select[Any]:
+    """Whole rows of `ids` of an `owner`, with their places in the queue."""
+    return _whole().where(jobs.c.id.in_(bindparam("ids", expanding=True)), jobs.c.owner == bindparam("owner"))
+
+
+@cache
+def job_by_number() -> Select[Any]:
+    """The whole row of a `number`, with its place in the queue."""
+    return _whole().where(jobs.c.number == bindparam("number"))
+
+
+@cache
+def new_job(dialect: str) -> ReturningInsert[Any]:
+    """Takes what comes from the caller; `handicap_s` and `deadline_s` count from now. No row: its key is taken."""
+    insert = sqlite.insert(jobs) if dialect == "sqlite" else postgresql.insert(jobs)
+    turn_s = now() + bindparam("handicap_s", type_=Float)
+    timed = insert.values(
+        status=Status.QUEUED,
+        stage=Status.QUEUED,
+        created_at=now(),
+        turn=cast(turn_s * 1000, BigInteger),
+        deadline=now() + bindparam("deadline_s", type_=Float),
+    )
+    return timed.on_conflict_do_nothing(index_elements=["owner", "idempotency_key"]).returning(*STATE)
+
+
+@cache
+def job_of_key() -> Select[Any]:
+    """The whole row of an idempotency `key` of an `owner`, with its place in the queue."""
+    return _whole().where(jobs.c.owner == bindparam("owner"), jobs.c.idempotency_key == bindparam("key"))
+
+
+@cache
+def counts() -> Select[Any]:
+    return select(tallies).where(tallies.c.kind.in_(("status", "failure")))
+
+
+@cache
+def average_seconds() -> Select[Any]:
+    """Mean run time of the jobs that succeeded last."""
+    last = (
+        select((jobs.c.finished_at - jobs.c.started_at).label("seconds"))
+        .where(jobs.c.status == Status.SUCCEEDED)
+        .order_by(jobs.c.finished_at.desc())
+        .limit(AVERAGED_JOBS)
+        .subquery()
+    )
+    return select(func.avg(last.c.seconds))
+
+
+@cache
+def state_of_theirs() -> Select[Any]:
+    """Locks the job `id` of `owner`."""
+    return _state(jobs.c.id == bindparam("id"), jobs.c.owner == bindparam("owner")).with_for_update()
+
+
+@cache
+def state_of_held() -> Select[Any]:
+    """Locks the job `id` where it still runs under `fence`."""
+    return _state(
+        jobs.c.id == bindparam("id"), jobs.c.fence == bindparam("fence"), jobs.c.status == Status.RUNNING
+    ).with_for_update()
+
+
+@cache
+def state_of_silent() -> Select[Any]:
+    """Locks jobs whose leases ran out, but for those that others hold just now."""
+    return (
+        _state(jobs.c.status == Status.RUNNING, jobs.c.lease_until < now())
+        .order_by(jobs.c.lease_until)
+        .limit(REAPED_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+
+
+@cache
+def state_of_overdue() -> Select[Any]:
+    """Locks jobs past their deadlines, but for those that others hold just now."""
+    return (
+        _state(jobs.c.status.in_((Status.QUEUED, Status.RUNNING)), jobs.c.deadline < now())
+        .order_by(jobs.c.deadline)
+        .limit(REAPED_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+
+
+@cache
+def state_of_ended() -> Select[Any]:
+    """Locks up to `at_most` jobs that ended `age_s` ago or earlier, but for those that others hold just now."""
+    return (
+        select(*STATE, jobs.c.made)
+        .where(jobs.c.status.in_(FINAL), jobs.c.finished_at <= now() - bindparam("age_s", type_=Float))
+        .limit(bindparam("at_most", type_=Integer))
+        .with_for_update(skip_locked=True)
+    )
+
+
+@cache
+def state_of_next(models: tuple[str, ...]) -> Select[Any]:
+    """Locks each model's first job in the queue, past those that others hold just now; of these, the first."""
+    firsts = [
+        select(jobs.c.number, jobs.c.turn)
+        .where(jobs.c.status == Status.QUEUED, jobs.c.model == model)
+        .order_by(jobs.c.turn, jobs.c.number)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .subquery()
+        for model in models
+    ]
+    first = union_all(*map(select, firsts)).subquery()
+    number = select(first.c.number).order_by(first.c.turn, first.c.number).limit(1)
+    return _state(jobs.c.number == number.scalar_subquery())
+
+
+def _state(*conditions: ColumnElement[bool]) -> Select[Any]:
+    return select(*STATE).where(*conditions)
+
+
+def _whole() -> Select[Any]:
+    place = case((jobs.c.status == Status.QUEUED, place_in_queue()), else_=0)
+    return select(*jobs.c, place.label("queue_position"))
