@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.errors import InvalidRequest
 from models.music import SAMPLE_RATE, SAMPLES_PER_FRAME, MusicRequest, Task
 
@@ -71,6 +74,11 @@ class Splice:
     crossfade_s: float
 
 
+def source_of(request: MusicRequest) -> str | None:
+    """The audio that the songs are made from, where they are made from audio; given audio codes stand in for it."""
+    return None if request.task_type is Task.TEXT2MUSIC or request.audio_codes else request.src_audio
+
+
 def window_of(request: MusicRequest) -> Window:
     return Window(request.repainting_start, request.repainting_end) if request.task_type in WINDOWED else WHOLE
 
@@ -84,7 +92,17 @@ def keeping_of(request: MusicRequest) -> Keeping:
 
 
 def splice_of(request: MusicRequest) -> Splice | None:
-    crossfade_s, window = keeping_of(request).crossfade_s, window_of(request)
-    if request.src_audio is None or crossfade_s is None or window == WHOLE:
+    audio, window, crossfade_s = source_of(request), window_of(request), keeping_of(request).crossfade_s
+    if audio is None or window == WHOLE or crossfade_s is None:
         return None
-    return Splice(request.src_audio, window, crossfade_s)
+    return Splice(audio, window, crossfade_s)
+
+
+def weights(total: int, first: int, last: int, crossfade: int) -> NDArray[np.float32]:
+    """1 from `first` to `last`, 0 elsewhere, and ramps of at most `crossfade` between them, just outside the edges."""
+    ours = np.zeros(total, np.float32)
+    ours[first:last] = 1.0
+    before, after = min(crossfade, first), min(crossfade, max(0, total - last))
+    ours[first - before : first] = np.arange(1, before + 1) / (before + 1)
+    ours[last : last + after] = np.arange(after, 0, -1) / (after + 1)
+    return ours

@@ -52,6 +52,9 @@ class Task(StrEnum):
     COMPLETE = "complete"
 
 
+SOURCE_TASKS = tuple(task for task in Task if task is not Task.TEXT2MUSIC)  # those that need audio to work on
+
+
 class AudioFormat(StrEnum):
     MP3 = "mp3"
     WAV = "wav"
@@ -288,6 +291,7 @@ class Made(Value):
 
 
 class Stage(StrEnum):
+    ENCODE = "encode"
     PLAN = "plan"
     DENOISE = "denoise"
     DECODE = "decode"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models.editing import Span
+from models.editing import Span, weights
 from models.errors import InvalidAudio
 from models.music import CHANNELS, SAMPLE_RATE
 
@@ -50,9 +50,5 @@ def spliced(made: Tensor, source: Tensor, span: Span, crossfade: int) -> Tensor:
     `source` is lengthened already and at least as long; `made`, where louder than full scale, is scaled down to it.
     """
     total = made.shape[1]
-    ours = torch.zeros(total)
-    ours[span.first : span.last] = 1.0
-    before, after = min(crossfade, span.first), min(crossfade, max(0, total - span.last))
-    ours[span.first - before : span.first] = torch.arange(1, before + 1) / (before + 1)
-    ours[span.last : span.last + after] = torch.arange(after, 0, -1) / (after + 1)
+    ours = torch.from_numpy(weights(total, span.first, span.last, crossfade))
     return ours * (made / max(1.0, float(made.abs().max()))) + (1 - ours) * source[:, :total]

@@ -102,3 +102,8 @@ def test_a_second_is_25_frames_and_5_codes(seconds: float, frames: int, codes: i
 def test_a_request_survives_the_trip_through_json() -> None:
     asked = request(lyrics="[verse]\nÉté 夏", timesteps=(0.9, 0.5), audio_codes=((1, 2),), key_scale="Am")
     assert MusicRequest.model_validate_json(asked.model_dump_json()) == asked
+
+
+def test_a_window_that_ends_before_it_begins_is_refused() -> None:
+    with pytest.raises(ValidationError, match="repainting_end 3 s is not after repainting_start 5 s"):
+        request(repainting_start=5, repainting_end=3)
