@@ -148,6 +148,13 @@ class MusicRequest(Value):
     use_adg: bool = False
     cfg_interval_start: Share = 0.0
     cfg_interval_end: Share = 1.0
+    velocity_norm_threshold: Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False)] = 0.0  # 0: off
+    velocity_ema_factor: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] = 0.0  # 0: off
+    dcw_enabled: bool = False
+    dcw_scaler: Share = 0.05
+    dcw_high_scaler: Share = 0.02
+    retake_seeds: Annotated[tuple[Seed, ...], Field(max_length=MAX_SONGS)] = ()  # one a song
+    retake_variance: Share = 0.0  # how far each song's noise turns to that of its retake seed
 
     thinking: bool = False
     sample_query: Annotated[str, Field(max_length=2048)] | None = None  # "" : surprise me
@@ -187,6 +194,10 @@ class MusicRequest(Value):
             raise ValueError(
                 f"cfg_interval_start {self.cfg_interval_start} is after cfg_interval_end {self.cfg_interval_end}"
             )
+        if self.retake_seeds and len(self.retake_seeds) != len(self.seeds):
+            raise ValueError(f"{len(self.retake_seeds)} retake seeds for {len(self.seeds)} songs; give one for each")
+        if bool(self.retake_seeds) != (self.retake_variance > 0):
+            raise ValueError(f"retake_variance {self.retake_variance:g} with {len(self.retake_seeds)} retake seeds")
         if self.repainting_end is not None and self.repainting_end <= self.repainting_start:
             raise ValueError(
                 f"repainting_end {self.repainting_end:g} s is not after repainting_start {self.repainting_start:g} s"
@@ -259,6 +270,10 @@ class Song:
     @property
     def seed(self) -> int:
         return self.request.seeds[self.index]
+
+    @property
+    def retake_seed(self) -> int | None:
+        return self.request.retake_seeds[self.index] if self.request.retake_seeds else None
 
     @property
     def frames(self) -> int:

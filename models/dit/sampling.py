@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from models.checkpoints import Variant
 from models.dit.guidance import Guidance
+from models.dit.refinements import Correction, Damping, retaken
 from models.editing import WINDOWED, keeping_of, source_of
-from models.music import LATENT_CHANNELS, SOURCE_TASKS, MusicRequest, Task
+from models.music import LATENT_CHANNELS, SOURCE_TASKS, MusicRequest, Song, Task
 
 TURBO_STEPS = 8
 TURBO_SHIFTS = (1.0, 2.0, 3.0)
@@ -59,6 +61,8 @@ class Sampling:
     injected_steps: int = 0
     crossfade_frames: int = 0
     begins_at_source: bool = False
+    damping: Damping | None = None
+    correction: Correction | None = None
     ends_in_one_call: bool = False  # turbo's last step has no Heun corrector
 
     @property
@@ -104,6 +108,8 @@ def resolve(request: MusicRequest, variant: Variant, has_source: bool = False) -
         injected_steps=min(round(keeping.injection * steps), steps - variant.is_turbo) if is_windowed else 0,
         crossfade_frames=keeping.crossfade_frames if is_windowed else 0,
         begins_at_source=begins_at_source,
+        damping=_damping(request),
+        correction=Correction(request.dcw_scaler, request.dcw_high_scaler) if request.dcw_enabled else None,
         ends_in_one_call=variant.is_turbo,
     )
     return settings, (*remarks, *not_guided, *_task_remarks(request, begins_at_source))
@@ -143,11 +149,20 @@ def noise_levels(timesteps: Sequence[float], is_turbo: bool) -> tuple[float, ...
     return tuple(timesteps[1:]) if is_turbo else tuple(1 - (step + 1) / steps for step in range(steps))
 
 
-def noises_of(seed: int, frames: int) -> Iterator[Tensor]:
+def noises_of(song: Song, frames: int) -> Iterator[Tensor]:
     """A song's noise without end, each (frame, channel) fp32: first x at t=1, then what an SDE adds on the way.
 
-    Drawn on the CPU at the song's own length, so that a seed is one song on every device and in every batch.
+    Drawn on the CPU at the song's own length, so that a seed is one song on every device and in every batch. A retake
+    begins between this noise and that of another seed.
     """
+    own = draws(song.seed, frames)
+    if song.retake_seed is None:
+        return own
+    other = next(draws(song.retake_seed, frames))
+    return chain([retaken(next(own), other, song.request.retake_variance)], own)
+
+
+def draws(seed: int, frames: int) -> Iterator[Tensor]:
     generator = torch.Generator("cpu").manual_seed(seed)
     while True:
         yield torch.randn((frames, LATENT_CHANNELS), generator=generator)
@@ -208,6 +223,11 @@ def _guidance(request: MusicRequest, variant: Variant) -> tuple[Guidance | None,
         "cfg_interval_start, cfg_interval_end": interval != (0.0, 1.0),
     }
     return None, [f"{name}: not applied, {reason}" for name, is_asked in asked.items() if is_asked]
+
+
+def _damping(request: MusicRequest) -> Damping | None:
+    damping = Damping(request.velocity_norm_threshold, request.velocity_ema_factor)
+    return None if damping == Damping() else damping
 
 
 def _task_remarks(request: MusicRequest, begins_at_source: bool) -> list[str]:

@@ -76,6 +76,7 @@ class Trajectory:
         self._noises = noises
         self._momentum: Tensor | None = None  # of projected guidance
         self._prediction: _Prediction | None = None
+        self._velocity: Tensor | None = None  # of the step before
         self._noise = self._draw()
         self.x = self._beginning()  # (frame, channel) fp32
 
@@ -95,7 +96,11 @@ class Trajectory:
     def advance(self, velocities: Sequence[Tensor]) -> None:
         """Takes the answers to `rows()`. A step ends with them, but for the first of a Heun step's two calls."""
         velocity = self._guided(velocities)
+        if self.sampling.damping is not None:
+            velocity = self.sampling.damping.damped(velocity, self._probed_x, self._velocity)
+        self._velocity = first = velocity if self._prediction is None else self._prediction.velocity
         t, t_next = self.sampling.timesteps[self.step : self.step + 2]
+        x = self.x
         if self._prediction is not None:
             self.x = sampling.heun(self.x, self._prediction.velocity, velocity, t, t_next)
             self._prediction = None
@@ -107,6 +112,8 @@ class Trajectory:
             self.x = sampling.renoise(self.x, velocity, t, level, self._draw())
         else:
             self.x = sampling.euler(self.x, velocity, t, t_next)
+        if self.sampling.correction is not None:
+            self.x = self.sampling.correction.corrected(self.x, x - first * t, t)
         self.step += 1
         self._keep(t_next)
 

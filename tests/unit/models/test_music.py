@@ -107,3 +107,16 @@ def test_a_request_survives_the_trip_through_json() -> None:
 def test_a_window_that_ends_before_it_begins_is_refused() -> None:
     with pytest.raises(ValidationError, match="repainting_end 3 s is not after repainting_start 5 s"):
         request(repainting_start=5, repainting_end=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"retake_seeds": (1, 2), "retake_variance": 0.5}, "2 retake seeds for 1 songs"),
+        ({"retake_seeds": (1,)}, "retake_variance 0 with 1"),
+        ({"retake_variance": 0.5}, "retake_variance 0.5 with 0"),
+    ],
+)
+def test_a_retake_needs_a_seed_for_each_song_and_how_far_to_go(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        request(**fields)
