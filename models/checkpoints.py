@@ -9,7 +9,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from models.errors import CheckpointError, InvalidRequest, UnknownModel
-from models.music import MusicRequest, Task
+from models.music import SOURCE_TASKS, MusicRequest, Task
 
 VAE = "vae"
 TEXT_ENCODER = "Qwen3-Embedding-0.6B"
@@ -18,6 +18,7 @@ BUNDLE = "ACE-Step/Ace-Step1.5"
 
 _SONG_TASKS = (Task.TEXT2MUSIC, Task.COVER, Task.REPAINT)
 _STEM_TASKS = (Task.LEGO, Task.EXTRACT, Task.COMPLETE)
+CODE_TASKS = (Task.TEXT2MUSIC, Task.COVER)  # that take audio codes
 SERVED_TASKS = (Task.TEXT2MUSIC,)  # of those the checkpoints know
 
 
@@ -76,10 +77,18 @@ def check_request(request: MusicRequest, variant: Variant) -> None:
         )
     if request.src_audio or request.reference_audio:
         raise InvalidRequest("source and reference audio are not served yet; leave them out")
-    if request.task_type not in variant.tasks:
-        raise InvalidRequest(
-            f"task_type {request.task_type.value!r} is not one of {variant.name}'s: {', '.join(variant.tasks)}"
-        )
+    check_task(request, variant)
+
+
+def check_task(request: MusicRequest, variant: Variant) -> None:
+    """Raises InvalidRequest for what this variant cannot do, and for a task without what it works on."""
+    task = request.task_type
+    if task not in variant.tasks:
+        raise InvalidRequest(f"task_type {task.value!r} is not one of {variant.name}'s: {', '.join(variant.tasks)}")
+    if request.audio_codes and task not in CODE_TASKS:
+        raise InvalidRequest(f"audio codes are for task_type {' or '.join(CODE_TASKS)}, not for {task.value!r}")
+    if task in SOURCE_TASKS and request.src_audio is None and not request.audio_codes:
+        raise InvalidRequest(f"task_type {task.value!r} works on source audio, and there is none")
     if request.inference_steps is not None and request.inference_steps > variant.max_steps:
         raise InvalidRequest(
             f"inference_steps {request.inference_steps}: {variant.name} takes 1 to {variant.max_steps}"

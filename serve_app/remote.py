@@ -12,8 +12,9 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from models.editing import WHOLE, Splice, Window
 from models.errors import EngineDied, EngineError, UnknownModel
-from models.music import AudioFormat, Latents, MusicRequest, OnProgress, Song, SongPlan, Track, ignore
+from models.music import AudioFormat, Latents, MusicRequest, OnProgress, Song, SongPlan, Source, Track, ignore
 from serve_app.settings import AppSettings
 
 T = TypeVar("T")
@@ -115,8 +116,18 @@ class RemoteVae:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
 
-    async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
-        track: Track = await retried(lambda: _awaited(self._handle.decode.remote(latents, audio_format)), "the VAE")
+    async def encode(self, audio: str, window: Window = WHOLE) -> Source:
+        source: Source = await retried(lambda: _awaited(self._handle.encode.remote(audio, window)), "the VAE")
+        return source
+
+    async def encode_reference(self, audio: str) -> Latents:
+        latents: Latents = await retried(lambda: _awaited(self._handle.encode_reference.remote(audio)), "the VAE")
+        return latents
+
+    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
+        track: Track = await retried(
+            lambda: _awaited(self._handle.decode.remote(latents, audio_format, splice)), "the VAE"
+        )
         return track
 
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from models.batching import BatchLimits
-from models.checkpoints import TEXT_ENCODER, check_request, locate, variant_named
+from models.checkpoints import TEXT_ENCODER, check_task, locate, variant_named
 from models.dit import sampling
 from models.dit.conditioning import Conditioner
 from models.dit.loop import Device, Health, StepLoop, Ticket
 from models.dit.transformer import Row, Transformer
 from models.errors import CheckpointError, EngineError
-from models.music import Latents, Metas, MusicRequest, OnProgress, Song, SongPlan, frames_of, ignore
+from models.music import Latents, Metas, MusicRequest, OnProgress, Song, SongPlan, ignore
 from models.weights import read_dit
 
 STUCK_AFTER_S = 300.0
@@ -88,11 +88,10 @@ class DitEngine:
 
     def _submit(self, song: Song, on_progress: OnProgress) -> Ticket:
         """Puts a song in line."""
-        check_request(song.request, self._variant)
-        settings, remarks = sampling.resolve(song.request, self._variant)
-        duration = song.plan.metas.duration
-        assert duration is not None, "the pipeline settles every song's length"
-        ticket = Ticket(song, settings, frames_of(duration), remarks, on_progress, Future())
+        check_task(song.request, self._variant)
+        has_source = song.source is not None or bool(song.plan.codes)
+        settings, remarks = sampling.resolve(song.request, self._variant, has_source)
+        ticket = Ticket(song, settings, song.frames, remarks, on_progress, Future())
         self._loop.submit(ticket)
         return ticket
 

@@ -158,7 +158,7 @@ class StepLoop:
     def _seat(self, ticket: Ticket) -> None:
         try:
             conditions = self._device.conditions_of(ticket.song)
-            noises = noises_of(ticket.song.seed, ticket.frames)
+            noises = noises_of(ticket.song, ticket.frames)
             trajectory = Trajectory(ticket.sampling, conditions, self._device.null, noises)
         except Exception as error:
             ticket.fail(_as_ace_error(error, ticket))
