@@ -1,8 +1,10 @@
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from diffusers import AutoencoderOobleck
 from numpy.typing import NDArray
