@@ -79,3 +79,27 @@ def _choose(logits: NDArray[np.float64], song: Song, random: Random) -> int:
     tries = int(np.ceil(np.log(1e-12) / np.log(1 - song.top_p)))
     drawn = [int((chances.cumsum() > random.random()).argmax()) for _ in range(tries)]
     return next(index for index in drawn if index in nucleus)
+
+
+WORDS = "a slow warm song with piano and rain , bright drums over deep bass in the night , voice soft like wood".split()
+
+
+def songs_for(tokenizer: Any) -> list[Song]:
+    """Eight guided songs and two that are not, greedy and sampled, with prompts of unequal lengths."""
+    chosen = Random(1)
+
+    def prompt(words: int) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(" ".join(chosen.choices(WORDS, k=words))))
+
+    return [
+        Song(
+            prompt=prompt(chosen.randint(60, 180)),
+            unguided=prompt(chosen.randint(20, 120)),
+            codes=chosen.randint(40, 60),
+            scale=chosen.choice([1.5, 2.0, 3.0]) if number < 8 else 1.0,
+            seed=number,
+            temperature=0.0 if number % 2 else 0.85,
+            top_k=chosen.choice([0, 50]),
+        )
+        for number in range(10)
+    ]

@@ -3,36 +3,34 @@ process, step by step, so that a situation is the same every time."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 from vllm import SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from models.errors import EngineError
 from models.lm.backends.vllm import PROCESSORS, SCHEDULER
 from models.lm.constraints import Rules
 from models.lm.decoding import Decoding
+from models.lm.guidance import scheduler as scheduler_module
 from models.lm.guidance.pairs import Half
 from models.lm.sampling import Sampling
-from tests.vllm.plain_loop import PlainLoop, Song
+from tests.vllm.plain_loop import Song
 
 # vLLM works in this process here, and its warnings are its own
-pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore:`torch.distributed.reduce_op`:FutureWarning")]
 
 LONGEST = 512  # tokens of one half
 SEATS = 12
 BLOCK = 128  # tokens; the CPU build's
 STOCK = "vllm.v1.core.sched.async_scheduler.AsyncScheduler"
-WORDS = "a slow warm song with piano and rain , bright drums over deep bass in the night , voice soft like wood".split()
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ class Situation:
     """`lag`: steps between the arrivals of a song's halves. `withdrawn`: songs by the step at which they go."""
 
     tokens_a_step: int = 2 * LONGEST + SEATS
+    seats: int = SEATS
     blocks: int = 200
     lag: int = 0
     withdrawn: dict[int, int] = field(default_factory=dict)
@@ -54,42 +53,10 @@ SITUATIONS = {
 }
 
 
-def songs_for(tokenizer: Any) -> list[Song]:
-    """Eight guided songs and two that are not, greedy and sampled, with prompts of unequal lengths."""
-    chosen = random.Random(1)
-
-    def prompt(words: int) -> tuple[int, ...]:
-        return tuple(tokenizer.encode(" ".join(chosen.choices(WORDS, k=words))))
-
-    return [
-        Song(
-            prompt=prompt(chosen.randint(60, 180)),
-            unguided=prompt(chosen.randint(20, 120)),
-            codes=chosen.randint(40, 60),
-            scale=chosen.choice([1.5, 2.0, 3.0]) if number < 8 else 1.0,
-            seed=number,
-            temperature=0.0 if number % 2 else 0.85,
-            top_k=chosen.choice([0, 50]),
-        )
-        for number in range(10)
-    ]
-
-
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-
-
-@pytest.fixture(scope="module")
-def songs(checkpoint: Path) -> list[Song]:
-    return songs_for(AutoTokenizer.from_pretrained(checkpoint))
-
-
-@pytest.fixture(scope="module")
-def expected(checkpoint: Path, songs: list[Song]) -> list[list[int]]:
-    loop = PlainLoop(checkpoint)
-    return [loop.write(song) for song in songs]
 
 
 @contextmanager
@@ -99,7 +66,7 @@ def an_engine(checkpoint: Path, situation: Situation, scheduler: str) -> Iterato
         dtype="float32",
         enforce_eager=True,
         max_model_len=LONGEST,
-        max_num_seqs=SEATS,
+        max_num_seqs=situation.seats,
         max_num_batched_tokens=situation.tokens_a_step,
         num_gpu_blocks_override=situation.blocks,
         block_size=BLOCK,
@@ -171,10 +138,46 @@ def test_every_song_is_the_plain_loops_token_for_token(
         assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == situation.blocks - 1
 
 
-@pytest.mark.xfail(strict=True, reason="vLLM's own scheduler parts the halves: why ours exists")
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="vLLM's own scheduler parts the halves: why ours exists")
 def test_the_stock_scheduler_writes_the_same(checkpoint: Path, songs: list[Song], expected: list[list[int]]) -> None:
     situation = SITUATIONS["halves that arrive five steps apart"]
     with an_engine(checkpoint, situation, STOCK) as engine:
         written = written_by(engine, songs, situation)
 
     assert [halves[0] for halves in written] == expected
+
+
+@pytest.mark.parametrize(
+    ("situation", "message"),
+    [
+        (Situation(tokens_a_step=2 * LONGEST + SEATS - 1), "max_num_batched_tokens is 1035.* needs 1036"),
+        (Situation(blocks=8), "the KV cache has 7 blocks.* needs 8"),
+        (Situation(seats=1), "max_num_seqs is 1; a pair needs 2"),
+    ],
+    ids=["tokens", "blocks", "seats"],
+)
+def test_an_engine_that_could_never_admit_a_pair_does_not_start(
+    checkpoint: Path, situation: Situation, message: str
+) -> None:
+    with pytest.raises(EngineError, match=message), an_engine(checkpoint, situation, SCHEDULER):
+        pass
+    cleanup_dist_env_and_memory()
+
+
+def test_a_half_whose_partner_never_comes_is_ended(
+    checkpoint: Path, songs: list[Song], expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with an_engine(checkpoint, Situation(), SCHEDULER) as engine:
+        _add(engine, 0, True, songs[0])
+        _add(engine, 9, True, songs[9])
+        for _ in range(songs[9].codes + 5):
+            ended = [output for output in engine.step() if output.finished]
+            assert [output.request_id for output in ended] in ([], [_name(9, True)])
+        assert engine.has_unfinished_requests()
+
+        monkeypatch.setattr(scheduler_module, "LONE_HALF_TIMEOUT_S", 0.0)
+        (ended,) = engine.step()
+
+        assert (ended.request_id, ended.finished, ended.outputs[0].token_ids) == (_name(0, True), True, [])
+        assert ended.outputs[0].finish_reason == "abort"
+        assert not engine.has_unfinished_requests()
