@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from models.music import SOURCE_TASKS, MusicRequest, Task
 VAE = "vae"
 TEXT_ENCODER = "Qwen3-Embedding-0.6B"
 TINY_MARK = "tiny.json"  # lies beside the checkpoints that models.tiny wrote
+TINY_VERSION = 2
 BUNDLE = "ACE-Step/Ace-Step1.5"
 
 _SONG_TASKS = (Task.TEXT2MUSIC, Task.COVER, Task.REPAINT)
@@ -110,6 +112,12 @@ def locate(name: str, root: Path) -> Path:
     if not is_there(name, root):
         raise CheckpointError(f"no checkpoint {name} in {root}: neither config.json nor model_index.json is there")
     return root / name
+
+
+def are_tiny(root: Path, version: int | None = TINY_VERSION) -> bool:
+    """Whether `root` holds this version's tiny checkpoints; `None` is any version's."""
+    mark = root / TINY_MARK
+    return mark.is_file() and version in (None, json.loads(mark.read_text())["version"])
 
 
 def is_there(name: str, root: Path) -> bool:

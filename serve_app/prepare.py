@@ -39,7 +39,7 @@ def named_by(settings: AppSettings) -> tuple[str, ...]:
 
 def write_tiny(settings: AppSettings) -> None:
     """In a process of its own, since it needs torch, which takes its time to load."""
-    if (settings.checkpoints_folder / checkpoints.TINY_MARK).is_file():
+    if checkpoints.are_tiny(settings.checkpoints_folder):
         return
     command = [sys.executable, "-m", "models.tiny", str(settings.checkpoints_folder)]
     written = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
