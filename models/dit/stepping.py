@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from models.dit import guidance, sampling
+from models.dit.adapters import NO_ADAPTERS, Blend
 from models.dit.sampling import Method, Sampling
 from models.dit.transformer import Row
 from models.editing import weights
@@ -68,12 +69,20 @@ class Trajectory:
     `noises` gives (frame, channel) fp32: x at t=1 first, then what an SDE adds on the way.
     """
 
-    def __init__(self, settings: Sampling, conditions: Conditions, null: Tensor, noises: Iterator[Tensor]) -> None:
+    def __init__(
+        self,
+        settings: Sampling,
+        conditions: Conditions,
+        null: Tensor,
+        noises: Iterator[Tensor],
+        adapters: Blend = NO_ADAPTERS,
+    ) -> None:
         self.sampling = settings
         self.step = 0
         self._conditions = conditions
         self._null = null  # (1, width): one token does for any number of them, since they are all the same
         self._noises = noises
+        self._adapters = adapters
         self._momentum: Tensor | None = None  # of projected guidance
         self._prediction: _Prediction | None = None
         self._velocity: Tensor | None = None  # of the step before
@@ -87,11 +96,11 @@ class Trajectory:
     def rows(self) -> list[Row]:
         """What the DiT is to be asked next: with the condition and, where guidance is on at this t, without."""
         condition, x = self._condition, self._probed_x
-        row = Row(x, self._t, condition.context, condition.tokens)
+        row = Row(x, self._t, condition.context, condition.tokens, self._adapters)
         guided = self.sampling.guidance
         if guided is None or not guided.is_active(self._t):
             return [row]
-        return [row, Row(x, self._t, condition.context, self._null)]
+        return [row, replace(row, condition=self._null)]
 
     def advance(self, velocities: Sequence[Tensor]) -> None:
         """Takes the answers to `rows()`. A step ends with them, but for the first of a Heun step's two calls."""
