@@ -31,10 +31,10 @@ class Kept:
     first: int
     last: int
 
-    def blended(self, x: Tensor, latents: Tensor, crossfade: int = 0) -> Tensor:
-        """`x` inside the window and `latents` outside it, with ramps of so many frames just outside its edges."""
-        ours = torch.from_numpy(weights(len(x), self.first, self.last, crossfade)).to(x)[:, None]
-        return ours * x + (1 - ours) * latents
+    def window(self, crossfade: int) -> Tensor:
+        """(frame, 1): 1 inside the window, 0 outside, with ramps of so many frames just outside its edges."""
+        window = torch.from_numpy(weights(len(self.latents), self.first, self.last, crossfade))
+        return window[:, None].to(self.latents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ class Trajectory:
         self._momentum: Tensor | None = None  # of projected guidance
         self._prediction: _Prediction | None = None
         self._velocity: Tensor | None = None  # of the step before
+        kept = conditions.kept
+        self._window = None if kept is None else kept.window(crossfade=0)
         self._noise = self._draw()
         self.x = self._beginning()  # (frame, channel) fp32
 
@@ -135,12 +137,12 @@ class Trajectory:
     def _keep(self, t: float) -> None:
         """Puts the source back outside the window: at the noise of t after a step, blended in at the end."""
         kept, settings = self._conditions.kept, self.sampling
-        if kept is None:
+        if kept is None or self._window is None:
             return
         if self.step <= settings.injected_steps:
-            self.x = kept.blended(self.x, sampling.noised(kept.latents, t, self._noise))
+            self.x = torch.lerp(sampling.noised(kept.latents, t, self._noise), self.x, self._window)
         if self.is_done and settings.crossfade_frames > 0:
-            self.x = kept.blended(self.x, kept.latents, settings.crossfade_frames)
+            self.x = torch.lerp(kept.latents, self.x, kept.window(settings.crossfade_frames))
 
     @property
     def _t(self) -> float:
