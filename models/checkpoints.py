@@ -17,6 +17,7 @@ TEXT_ENCODER = "Qwen3-Embedding-0.6B"
 TINY_MARK = "tiny.json"  # lies beside the checkpoints that models.tiny wrote
 TINY_VERSION = 2
 BUNDLE = "ACE-Step/Ace-Step1.5"
+ADAPTER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 
 _SONG_TASKS = (Task.TEXT2MUSIC, Task.COVER, Task.REPAINT)
 _STEM_TASKS = (Task.LEGO, Task.EXTRACT, Task.COMPLETE)
@@ -105,6 +106,21 @@ def _check_timesteps(timesteps: tuple[float, ...], variant: Variant) -> None:
         raise InvalidRequest(f"timesteps: {count} are above 0; {variant.name} takes 1 to {variant.max_steps}")
     if list(timesteps) != sorted(timesteps, reverse=True):
         raise InvalidRequest(f"timesteps: {list(timesteps)} rise somewhere; they run from noise, 1, down to music, 0")
+
+
+def find_adapter(name: str, folder: Path) -> Path | None:
+    """The safetensors file of an adapter: PEFT's or diffusers' in a folder of its name, or one that is named so."""
+    places = (name, f"{name}/adapter") if (folder / name).is_dir() else ()
+    files = [folder / place / file for place in places for file in ADAPTER_FILES] + [folder / f"{name}.safetensors"]
+    return next((file for file in files if file.is_file()), None)
+
+
+def adapters_in(folder: Path) -> tuple[str, ...]:
+    """The names of all adapters there."""
+    if not folder.is_dir():
+        return ()
+    names = {entry.name if entry.is_dir() else entry.name.removesuffix(".safetensors") for entry in folder.iterdir()}
+    return tuple(sorted(name for name in names if find_adapter(name, folder)))
 
 
 def locate(name: str, root: Path) -> Path:

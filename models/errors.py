@@ -4,6 +4,7 @@ AceError
 ├── RequestError             the caller can mend it
 │   ├── InvalidRequest       a value out of range, a combination that makes no sense
 │   ├── UnknownModel         a checkpoint this server does not run
+│   ├── UnknownAdapter       a LoRA this server does not have
 │   ├── TooLong              more audio or text than this deployment takes
 │   └── InvalidAudio         source or reference audio that cannot be read
 ├── Overloaded               no room now; try again
@@ -51,6 +52,10 @@ class InvalidRequest(RequestError):
 
 class UnknownModel(RequestError):
     code = "unknown_model"
+
+
+class UnknownAdapter(RequestError):
+    code = "unknown_adapter"
 
 
 class TooLong(RequestError):

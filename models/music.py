@@ -24,6 +24,7 @@ MIN_SECONDS = 10.0
 MAX_SECONDS = 600.0
 DEFAULT_SECONDS = 60.0  # where neither caller, source nor LM says how long
 MAX_SONGS = 8
+MAX_LORAS = 4
 MAX_SEED = 2**32 - 1
 NO_NEGATIVE_PROMPT = "NO USER INPUT"
 INSTRUMENTAL_LYRICS = "[Instrumental]"
@@ -123,6 +124,13 @@ class Metas(Value):
     duration: Seconds | None = None
 
 
+class Lora(Value):
+    """An adapter of the DiT by name, and how strongly it is applied."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    scale: Annotated[float, Field(ge=-2.0, le=2.0, allow_inf_nan=False)] = 1.0
+
+
 class MusicRequest(Value):
     """One job: as many songs as there are seeds. Field names are those of ACE-Step's current API, one spelling each.
 
@@ -157,6 +165,8 @@ class MusicRequest(Value):
     dcw_high_scaler: Share = 0.02
     retake_seeds: Annotated[tuple[Seed, ...], Field(max_length=MAX_SONGS)] = ()  # one a song
     retake_variance: Share = 0.0  # how far each song's noise turns to that of its retake seed
+
+    loras: Annotated[tuple[Lora, ...], Field(max_length=MAX_LORAS)] = ()
 
     thinking: bool = False
     sample_query: Annotated[str, Field(max_length=2048)] | None = None  # "" : surprise me
@@ -196,6 +206,9 @@ class MusicRequest(Value):
             raise ValueError(
                 f"cfg_interval_start {self.cfg_interval_start} is after cfg_interval_end {self.cfg_interval_end}"
             )
+        names = [lora.name for lora in self.loras]
+        if len(set(names)) != len(names):
+            raise ValueError(f"loras: {', '.join(names)} names an adapter twice")
         if self.retake_seeds and len(self.retake_seeds) != len(self.seeds):
             raise ValueError(f"{len(self.retake_seeds)} retake seeds for {len(self.seeds)} songs; give one for each")
         if bool(self.retake_seeds) != (self.retake_variance > 0):

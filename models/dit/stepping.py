@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from models.dit import guidance, sampling
+from models.dit.adapters import NO_ADAPTERS, Blend
 from models.dit.sampling import Method, Sampling
 from models.dit.transformer import Row
 from models.editing import weights
@@ -30,10 +31,10 @@ class Kept:
     first: int
     last: int
 
-    def blended(self, x: Tensor, latents: Tensor, crossfade: int = 0) -> Tensor:
-        """`x` inside the window and `latents` outside it, with ramps of so many frames just outside its edges."""
-        ours = torch.from_numpy(weights(len(x), self.first, self.last, crossfade)).to(x)[:, None]
-        return ours * x + (1 - ours) * latents
+    def window(self, crossfade: int) -> Tensor:
+        """(frame, 1): 1 inside the window, 0 outside, with ramps of so many frames just outside its edges."""
+        window = torch.from_numpy(weights(len(self.latents), self.first, self.last, crossfade))
+        return window[:, None].to(self.latents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,25 @@ class Trajectory:
     `noises` gives (frame, channel) fp32: x at t=1 first, then what an SDE adds on the way.
     """
 
-    def __init__(self, settings: Sampling, conditions: Conditions, null: Tensor, noises: Iterator[Tensor]) -> None:
+    def __init__(
+        self,
+        settings: Sampling,
+        conditions: Conditions,
+        null: Tensor,
+        noises: Iterator[Tensor],
+        adapters: Blend = NO_ADAPTERS,
+    ) -> None:
         self.sampling = settings
         self.step = 0
         self._conditions = conditions
         self._null = null  # (1, width): one token does for any number of them, since they are all the same
         self._noises = noises
+        self._adapters = adapters
         self._momentum: Tensor | None = None  # of projected guidance
         self._prediction: _Prediction | None = None
         self._velocity: Tensor | None = None  # of the step before
+        kept = conditions.kept
+        self._window = None if kept is None else kept.window(crossfade=0)
         self._noise = self._draw()
         self.x = self._beginning()  # (frame, channel) fp32
 
@@ -87,11 +98,11 @@ class Trajectory:
     def rows(self) -> list[Row]:
         """What the DiT is to be asked next: with the condition and, where guidance is on at this t, without."""
         condition, x = self._condition, self._probed_x
-        row = Row(x, self._t, condition.context, condition.tokens)
+        row = Row(x, self._t, condition.context, condition.tokens, self._adapters)
         guided = self.sampling.guidance
         if guided is None or not guided.is_active(self._t):
             return [row]
-        return [row, Row(x, self._t, condition.context, self._null)]
+        return [row, replace(row, condition=self._null)]
 
     def advance(self, velocities: Sequence[Tensor]) -> None:
         """Takes the answers to `rows()`. A step ends with them, but for the first of a Heun step's two calls."""
@@ -126,12 +137,12 @@ class Trajectory:
     def _keep(self, t: float) -> None:
         """Puts the source back outside the window: at the noise of t after a step, blended in at the end."""
         kept, settings = self._conditions.kept, self.sampling
-        if kept is None:
+        if kept is None or self._window is None:
             return
         if self.step <= settings.injected_steps:
-            self.x = kept.blended(self.x, sampling.noised(kept.latents, t, self._noise))
+            self.x = torch.lerp(sampling.noised(kept.latents, t, self._noise), self.x, self._window)
         if self.is_done and settings.crossfade_frames > 0:
-            self.x = kept.blended(self.x, kept.latents, settings.crossfade_frames)
+            self.x = torch.lerp(kept.latents, self.x, kept.window(settings.crossfade_frames))
 
     @property
     def _t(self) -> float:

@@ -120,3 +120,14 @@ def test_a_window_that_ends_before_it_begins_is_refused() -> None:
 def test_a_retake_needs_a_seed_for_each_song_and_how_far_to_go(fields: dict[str, object], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         request(**fields)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/b", ".x", "", "x" * 200, "a\nb"])
+def test_an_adapters_name_is_no_path(name: str) -> None:
+    with pytest.raises(ValidationError, match="loras"):
+        request(loras=[{"name": name}])
+
+
+def test_an_adapter_is_named_once() -> None:
+    with pytest.raises(ValidationError, match="names an adapter twice"):
+        request(loras=[{"name": "a"}, {"name": "a", "scale": 0.5}])

@@ -22,8 +22,9 @@ from models.batching import BatchLimits
 from models.dit.engine import DitEngine
 from models.dit.transformer import Row, Transformer
 from models.errors import BadLatents
-from models.music import Latents, Song, Source
+from models.music import Latents, Lora, Song, Source
 from models.weights import read_dit
+from tests.unit.models.dit.loras import peft
 from tests.unit.models.dit.songs import distance, edited, noise, song, values
 
 MIXES = int(os.environ.get("MIXES", "30"))
@@ -47,11 +48,14 @@ class Solo:
 
 
 @pytest.fixture(scope="module")
-def solos(tiny: Path) -> Iterator[dict[str, Solo]]:
+def solos(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Solo]]:
     rng = np.random.default_rng(2025)
+    adapters = tmp_path_factory.mktemp("adapters")
+    for number in range(2):
+        peft(adapters, f"lora{number}", seed=number)
     made = {}
     for name in NAMES:
-        engine = DitEngine(tiny, name, BatchLimits(songs=6), CPU, packs_rows=True)
+        engine = DitEngine(tiny, name, BatchLimits(songs=6), CPU, packs_rows=True, adapters=adapters)
         made[name] = Solo(engine, [some_song(rng, name) for _ in range(max(8, MIXES // 3))])
     yield made
     for solo in made.values():
@@ -63,6 +67,8 @@ def some_song(rng: Generator, variant: str) -> Song:
     tasks = ["text2music", "codes", "cover", "repaint"] + (["lego", "extract", "complete"] if is_base else [])
     task = str(rng.choice(tasks))
     fields = some_sampling(rng, is_base) | {"seed": int(rng.integers(2**32))}
+    if "xl" not in variant and rng.random() < 0.3:
+        fields |= {"loras": (Lora(name=f"lora{rng.integers(2)}", scale=float(rng.choice([0.5, 1.0]))),)}
     seconds = float(rng.uniform(10.0, LONGEST_S))
     if task == "text2music":
         asked = song(seconds, **fields)
