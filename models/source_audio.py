@@ -26,6 +26,7 @@ from typing import Any
 import av
 import numpy as np
 import soxr
+from av.audio.codeccontext import AudioCodecContext
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from numpy.typing import NDArray
@@ -114,7 +115,8 @@ def probe(path: Path, limits: AudioLimits) -> AudioInfo:
 
 
 def blocks(path: Path, limits: AudioLimits) -> Iterator[Waveform]:
-    """The samples, in pieces of a second or so. Raises InvalidAudio, and TooLong at the sample that is too many."""
+    """The samples, in pieces of a second or so. Raises InvalidAudio, TooLong at the sample that is
+    too many, and MemoryError, which `read_in_subprocess` makes an InvalidAudio."""
     with _opened(path, limits) as (file, info):
         resampler = soxr.ResampleStream(info.sample_rate, SAMPLE_RATE, CHANNELS)
         most = round(limits.seconds * info.sample_rate)
@@ -176,15 +178,16 @@ def _info(file: InputContainer, container: str, limits: AudioLimits) -> AudioInf
     if not file.streams.audio:
         raise InvalidAudio(f"there is no sound in this {container} file; allowed: {ALLOWED}")
     stream = file.streams.audio[0]
+    context: AudioCodecContext | None = stream.codec_context  # there is none where FFmpeg knows no decoder
+    if context is None or context.name not in _CODECS:
+        raise InvalidAudio(f"{context.name if context else 'nothing known'} in a {container} file; allowed: {ALLOWED}")
     info = AudioInfo(
         container=container,
-        codec=stream.codec_context.name,
-        sample_rate=stream.codec_context.sample_rate,
-        channels=stream.codec_context.channels,
+        codec=context.name,
+        sample_rate=context.sample_rate,
+        channels=context.channels,
         seconds=_claimed_s(stream) if container not in _LENGTH_IS_A_GUESS else None,
     )
-    if info.codec not in _CODECS:
-        raise InvalidAudio(f"{info.codec} in a {container} file; allowed: {ALLOWED}")
     least, most = SAMPLE_RATES
     if not least <= info.sample_rate <= most:
         raise InvalidAudio(f"a sample rate of {info.sample_rate} Hz; allowed: {least} to {most}")
