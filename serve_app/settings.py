@@ -32,7 +32,9 @@ class LmSettings(Settings):
 
     @property
     def deployment(self) -> str:
-        return f"lm-{self.model}" if self.backend == "vllm" else f"lm-{self.model}-{self.backend_name}"
+        """Without dots: Ray would show what follows the last of them as the name."""
+        name = f"lm-{self.model}".replace(".", "_")
+        return name if self.backend == "vllm" else f"{name}-{self.backend_name}"
 
     @property
     def backend_name(self) -> str:

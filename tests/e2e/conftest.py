@@ -49,7 +49,9 @@ class Server:
         ]
         if has_second_lm:
             application["args"]["lm"].append({"model": SECOND_LM, "backend": "torch"})
-            application["deployments"].append({"name": f"lm-{SECOND_LM}-pt", "ray_actor_options": {"num_cpus": 0.1}})
+            application["deployments"].append(
+                {"name": f"lm-{SECOND_LM}-pt".replace(".", "_"), "ray_actor_options": {"num_cpus": 0.1}}
+            )
         self.scenario.write_text(yaml.safe_dump(content))
         self.address = f"http://127.0.0.1:{port}"
         self._process: subprocess.Popen[bytes] | None = None

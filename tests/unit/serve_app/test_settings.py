@@ -72,12 +72,12 @@ LMS = [
 @pytest.mark.parametrize(
     ("model", "backend", "deployment"),
     [
-        (None, None, "lm-acestep-5Hz-lm-1.7B"),
-        (None, "vllm", "lm-acestep-5Hz-lm-1.7B"),
-        (None, "pt", "lm-acestep-5Hz-lm-0.6B-pt"),
-        ("acestep-5Hz-lm-0.6B", None, "lm-acestep-5Hz-lm-0.6B"),
-        ("acestep-5Hz-lm-0.6B", "pt", "lm-acestep-5Hz-lm-0.6B-pt"),
-        ("acestep-5Hz-lm-1.7B", "pt", "lm-acestep-5Hz-lm-1.7B"),  # the engine remarks that it is not on pt
+        (None, None, "lm-acestep-5Hz-lm-1_7B"),
+        (None, "vllm", "lm-acestep-5Hz-lm-1_7B"),
+        (None, "pt", "lm-acestep-5Hz-lm-0_6B-pt"),
+        ("acestep-5Hz-lm-0.6B", None, "lm-acestep-5Hz-lm-0_6B"),
+        ("acestep-5Hz-lm-0.6B", "pt", "lm-acestep-5Hz-lm-0_6B-pt"),
+        ("acestep-5Hz-lm-1.7B", "pt", "lm-acestep-5Hz-lm-1_7B"),  # the engine remarks that it is not on pt
     ],
 )
 def test_a_request_goes_to_the_lm_it_means(model: str | None, backend: str | None, deployment: str) -> None:
