@@ -26,7 +26,7 @@ from models.vae.engine import VaeEngine
 from models.vae.tiling import tiles
 from models.weights import load_strictly, read_vae
 
-LENGTHS_S = (10, 60, 240, 600)
+LENGTHS_S = (10, 60, 120, 240, 600)
 COMPARED_S = (10, 60, 120)  # one piece of more takes gigabytes, even of tiny weights
 MEMORY_S = (60, 240, 600)
 
