@@ -32,13 +32,12 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from models.errors import InvalidAudio, RequestError, TooLong
+from models.music import CHANNELS, SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 
 Waveform = NDArray[np.float32]  # (sample, channel), 48 kHz stereo, within -1 and 1
 
-SAMPLE_RATE = 48_000
-CHANNELS = 2
 SAMPLE_RATES = (8_000, 192_000)  # least and most
 BROKEN_PACKETS = 0.05  # share that is skipped over, as players do
 ALLOWED = "wav, flac, mp3, aac, m4a, and ogg with vorbis, opus or flac"
@@ -115,8 +114,8 @@ def probe(path: Path, limits: AudioLimits) -> AudioInfo:
 
 
 def blocks(path: Path, limits: AudioLimits) -> Iterator[Waveform]:
-    """The samples, in pieces of a second or so. Raises InvalidAudio, TooLong at the sample that is
-    too many, and MemoryError, which `read_in_subprocess` makes an InvalidAudio."""
+    """The samples, a packet at a time. Raises InvalidAudio, TooLong at the sample that is too many, and MemoryError,
+    which `read_in_subprocess` makes an InvalidAudio."""
     with _opened(path, limits) as (file, info):
         resampler = soxr.ResampleStream(info.sample_rate, SAMPLE_RATE, CHANNELS)
         most = round(limits.seconds * info.sample_rate)
