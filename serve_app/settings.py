@@ -47,7 +47,7 @@ class DitSettings(Settings):
 
     model: str = "acestep-v15-turbo"
     songs: Annotated[int, Field(ge=1, le=8)] = 8
-    tokens: Annotated[int, Field(ge=7500)] = 24_000
+    tokens: Annotated[int, Field(ge=7500)] = 9_000
     packs_rows: bool | None = None  # all songs in one forward; unless said, on a GPU only
 
     @model_validator(mode="after")

@@ -81,7 +81,7 @@ def test_codes_are_the_same_alone_and_beside_seven_with_other_settings(client: C
 
 
 def test_each_setting_of_the_lm_changes_what_it_writes(client: Client) -> None:
-    settings = [
+    settings: list[dict[str, Any]] = [
         {},
         {"lm_temperature": 0.3},
         {"lm_cfg_scale": 1},
