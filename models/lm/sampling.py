@@ -15,6 +15,7 @@ from random import Random
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -77,35 +78,46 @@ def draw_in_nucleus(weights: Tensor, p: float, uniforms: Sequence[Sequence[float
         is_inside = above <= p * weights.sum(-1, keepdim=True)
         first = indices.gather(-1, is_inside.int().argmax(-1, keepdim=True))[:, 0]
         return torch.where(is_inside.any(-1), first, weights.argmax(-1))
-    indices = draw(weights, [tries[0] for tries in uniforms])
-    for row, tries in enumerate(uniforms):
-        most = p * float(weights[row].sum())
-        for uniform in tries[1:]:
-            if _sum_above(weights[row], indices[row]) <= most:
+    drawn, totals = _draw_on_host(weights, [tries[0] for tries in uniforms])
+    for row, (tries, total) in enumerate(zip(uniforms, totals, strict=True)):
+        left = iter(tries[1:])
+        while not _is_inside(weights[row], int(drawn[row]), p * total, total):
+            uniform = next(left, None)
+            if uniform is None:
+                drawn[row] = int(weights[row].argmax())
                 break
-            indices[row] = draw(weights[row : row + 1], [uniform])[0]
-        else:
-            if _sum_above(weights[row], indices[row]) > most:
-                indices[row] = weights[row].argmax()
-    return indices
+            drawn[row] = _draw_on_host(weights[row : row + 1], [uniform])[0][0]
+    return torch.from_numpy(drawn)
+
+
+def _is_inside(weights: Tensor, index: int, most: float, total: float) -> bool:
+    weight = float(weights[index])
+    if total - weight <= most:  # even if all others were likelier
+        return True
+    return float(functional.threshold(weights, weight, 0.0).sum()) <= most
 
 
 def draw(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
     """The first column whose running sum exceeds `uniforms` (row), in [0, 1), of its row's total: (row)."""
-    if not _is_on_host(weights):
-        return _draw_at_once(weights, [[uniform] for uniform in uniforms])[:, 0]
-    # in two steps, since the running sum of every entry would take longer than all else
+    if _is_on_host(weights):
+        return torch.from_numpy(_draw_on_host(weights, uniforms)[0])
+    return _draw_at_once(weights, [[uniform] for uniform in uniforms])[:, 0]
+
+
+def _draw_on_host(weights: Tensor, uniforms: Sequence[float]) -> tuple[NDArray[np.int64], list[float]]:
+    """As `draw`, and each row's total. In two steps: a running sum of every entry would take longer than all else."""
     rows, columns = np.arange(len(weights)), weights.shape[-1]
     whole = functional.pad(weights, (0, -columns % BLOCK)) if columns % BLOCK else weights
     blocks = whole.view(len(weights), -1, BLOCK)
     sums = blocks.sum(-1).numpy()
     ends = sums.cumsum(-1, dtype=np.float64)
+    totals = ends[:, -1]
     # rounding may come out at a sum itself; the last entry below it that weighs anything is meant then
-    targets = np.minimum(np.asarray(uniforms) * ends[:, -1], np.nextafter(ends[:, -1], 0.0))
+    targets = np.minimum(np.asarray(uniforms) * totals, np.nextafter(totals, 0.0))
     block = (ends > targets[:, None]).argmax(-1)
     inside = blocks.numpy()[rows, block].cumsum(-1, dtype=np.float64)
     rest = np.minimum(targets - (ends[rows, block] - sums[rows, block]), np.nextafter(inside[:, -1], 0.0))
-    return torch.from_numpy(block * BLOCK + (inside > rest[:, None]).argmax(-1))
+    return block * BLOCK + (inside > rest[:, None]).argmax(-1), totals.tolist()
 
 
 def penalise(logits: Tensor, seen: Collection[int] | Tensor, penalty: float) -> Tensor:
@@ -120,10 +132,6 @@ def _draw_at_once(weights: Tensor, uniforms: Sequence[Sequence[float]]) -> Tenso
     sums = weights.cumsum(-1, dtype=torch.float64)
     targets = sums[:, -1:] * torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
     return torch.searchsorted(sums, targets, right=True).clamp(max=weights.shape[-1] - 1)
-
-
-def _sum_above(weights: Tensor, index: Tensor) -> float:
-    return float(functional.threshold(weights, float(weights[index]), 0.0).sum())
 
 
 def _top_k(logits: Tensor, k: int) -> Tensor:

@@ -72,7 +72,9 @@ class Pairs:
         whole: list[list[RowOfHalf]] = []
         songs: list[tuple[SongDecoder, Tensor, Tensor | None]] = []
         for uid, halves in by_song.items():
-            song = self._songs.setdefault(uid, SongDecoder(self._vocabulary, halves[0].half.decoding))
+            song = self._songs.get(uid)
+            if song is None:
+                song = self._songs[uid] = SongDecoder(self._vocabulary, halves[0].half.decoding)
             if self._is_whole(song, halves):
                 whole.append(halves)
                 by_kind = {row.half.is_cond: logits[row.row] for row in halves}
