@@ -8,7 +8,7 @@ top-p on the logits as they are, then temperature).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -20,8 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 
 BLOCK = 256  # entries summed at a time
-MOST_TRIES = 256
+LEAST_DRAWN = 0.5  # nuclei below are sorted out, since most draws would miss them
 UNLIKELY = 1e-12  # chance that every try misses a nucleus and the likeliest entry is taken
+COLDEST = 1e-5  # temperatures below are greedy: nothing but the likeliest entry would weigh anything
+MOST_AT_ONCE = 2**25  # entries compared side by side, 128 MiB of them
 
 
 class Order(StrEnum):
@@ -45,14 +47,14 @@ def pick_(logits: Tensor, sampling: Sampling, randoms: Sequence[Random]) -> Tens
 
     What `logits` hold afterwards is undefined.
     """
-    if sampling.temperature <= 0:
+    if sampling.temperature < COLDEST:
         return _likeliest(logits)
-    if sampling.order is Order.UNTEMPERED or sampling.top_p >= 1.0:
+    if sampling.order is Order.UNTEMPERED or not LEAST_DRAWN <= sampling.top_p < 1.0:
         return draw(probabilities(logits, sampling), [random.random() for random in randoms])
     logits = _top_k(logits, sampling.top_k)
     shift = -logits.amax(-1, keepdim=True) / sampling.temperature
     weights = torch.add(shift, logits, alpha=1 / sampling.temperature, out=logits).exp_()
-    tries = min(MOST_TRIES, math.ceil(math.log(UNLIKELY) / math.log1p(-sampling.top_p)))
+    tries = math.ceil(math.log(UNLIKELY) / math.log1p(-sampling.top_p))
     uniforms = [[random.random() for _ in range(tries)] for random in randoms]
     return draw_in_nucleus(weights, sampling.top_p, uniforms, at_once=not _is_on_host(weights))
 
@@ -72,12 +74,9 @@ def draw_in_nucleus(weights: Tensor, p: float, uniforms: Sequence[Sequence[float
     for; the entries are the same.
     """
     if at_once:
-        indices = _draw_at_once(weights, uniforms)
-        least = weights.gather(-1, indices)
-        above = torch.where(weights[:, None] > least[:, :, None], weights[:, None], 0.0).sum(-1)
-        is_inside = above <= p * weights.sum(-1, keepdim=True)
-        first = indices.gather(-1, is_inside.int().argmax(-1, keepdim=True))[:, 0]
-        return torch.where(is_inside.any(-1), first, weights.argmax(-1))
+        rows = max(1, MOST_AT_ONCE // (len(uniforms[0]) * weights.shape[-1]))
+        parts = range(0, len(weights), rows)
+        return torch.cat([_first_inside(weights[i : i + rows], p, uniforms[i : i + rows]) for i in parts])
     drawn, totals = _draw_on_host(weights, [tries[0] for tries in uniforms])
     for row, (tries, total) in enumerate(zip(uniforms, totals, strict=True)):
         left = iter(tries[1:])
@@ -88,6 +87,15 @@ def draw_in_nucleus(weights: Tensor, p: float, uniforms: Sequence[Sequence[float
                 break
             drawn[row] = _draw_on_host(weights[row : row + 1], [uniform])[0][0]
     return torch.from_numpy(drawn)
+
+
+def _first_inside(weights: Tensor, p: float, uniforms: Sequence[Sequence[float]]) -> Tensor:
+    indices = _draw_at_once(weights, uniforms)
+    least = weights.gather(-1, indices)
+    above = torch.where(weights[:, None] > least[:, :, None], weights[:, None], 0.0).sum(-1)
+    is_inside = above <= p * weights.sum(-1, keepdim=True)
+    first = indices.gather(-1, is_inside.int().argmax(-1, keepdim=True))[:, 0]
+    return torch.where(is_inside.any(-1), first, weights.argmax(-1))
 
 
 def _is_inside(weights: Tensor, index: int, most: float, total: float) -> bool:
@@ -120,11 +128,10 @@ def _draw_on_host(weights: Tensor, uniforms: Sequence[float]) -> tuple[NDArray[n
     return block * BLOCK + (inside > rest[:, None]).argmax(-1), totals.tolist()
 
 
-def penalise(logits: Tensor, seen: Collection[int] | Tensor, penalty: float) -> Tensor:
-    """Makes the tokens `seen` less likely, each once (Keskar et al. 2019, CTRL)."""
-    ids = seen if isinstance(seen, Tensor) else torch.tensor(sorted(set(seen)), dtype=torch.long, device=logits.device)
-    values = logits[ids]
-    return logits.index_copy(0, ids, torch.where(values < 0, values * penalty, values / penalty))
+def penalise_(logits: Tensor, places: Tensor, penalty: float) -> Tensor:
+    """Makes the entries at `places` less likely, each once however often it is named (Keskar et al. 2019, CTRL)."""
+    values = logits[places]
+    return logits.index_copy_(0, places, torch.where(values < 0, values * penalty, values / penalty))
 
 
 def _draw_at_once(weights: Tensor, uniforms: Sequence[Sequence[float]]) -> Tensor:

@@ -7,12 +7,14 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.errors import EngineDied
+from models.lm.backends import backend as backend_module
 from models.lm.backends.backend import EngineOptions, Run
 from models.lm.backends.torch import TorchBackend
 from models.lm.constraints import Rules
@@ -24,6 +26,7 @@ from models.music import MusicRequest
 GOLDEN = Path(__file__).parents[2] / "golden" / "lm"
 GUIDED = json.loads((GOLDEN / "cfg" / "goldens.json").read_text(encoding="utf-8"))["cases"]
 WHOLE = json.loads((GOLDEN / "cfg" / "end_to_end.json").read_text(encoding="utf-8"))["cases"]
+ENDLESS = Rules(begins_with_codes=True, fewest_codes=3000, most_codes=3000)
 OPTIONS = EngineOptions(backend="torch", dtype="float32", max_model_len=4096, genres=GOLDEN / "genres_vocab.txt")
 
 
@@ -99,17 +102,49 @@ async def test_a_whole_plan_is_the_references(engine: LmEngine, case: dict[str, 
     assert plan.remarks == ()
 
 
-async def test_a_cancelled_run_lets_the_next_one_in(backend: TorchBackend) -> None:
-    long = run_of(max(GUIDED, key=lambda case: len(case["guided_ids"])))
+async def test_a_cancelled_run_stops_at_its_next_token(backend: TorchBackend) -> None:
+    long = replace(run_of(GUIDED[0]), max_tokens=2000, decoding=Decoding(ENDLESS, Sampling(temperature=0.0), 2.0, 0))
+    tokens: list[float] = []
     heard = asyncio.Event()
-    work = asyncio.ensure_future(backend.generate(long, heard.set))
-    await heard.wait()
 
+    def on_token() -> None:
+        tokens.append(0)
+        heard.set()
+
+    work = asyncio.ensure_future(backend.generate(long, on_token))
+    await heard.wait()
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
 
     assert work.cancelled()
-    assert await backend.generate(run_of(GUIDED[0]), lambda: None) == GUIDED[0]["guided_ids"]
+    await asyncio.sleep(0.1)
+    assert len(tokens) < 50
+
+
+async def test_a_run_cancelled_in_the_line_does_not_wait_for_those_before_it(backend: TorchBackend) -> None:
+    long = replace(run_of(GUIDED[0]), max_tokens=2000, decoding=Decoding(ENDLESS, Sampling(temperature=0.0), 2.0, 0))
+    heard = asyncio.Event()
+    first = asyncio.ensure_future(backend.generate(long, heard.set))
+    await heard.wait()
+    second = asyncio.ensure_future(backend.generate(run_of(GUIDED[0]), lambda: None))
+    await asyncio.sleep(0)
+
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+
+    assert second.cancelled()
+    assert not first.done()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_an_lm_that_says_nothing_for_long_is_not_well(
+    backend: TorchBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "STUCK_S", -1.0)
+    await backend.check_health()  # nothing is under way
+    with backend._pulse.run(), pytest.raises(EngineDied, match="1 runs are under way and no token came"):
+        await backend.check_health()
 
 
 async def test_a_closed_lm_is_not_well(checkpoint: Path) -> None:
