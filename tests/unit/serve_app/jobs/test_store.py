@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from random import Random
 
@@ -387,3 +388,35 @@ async def test_counts_hold_through_every_kind_of_change(store: JobStore) -> None
     assert await broken_counts(store) == []
     await store.forget(age_s=-1)
     assert await broken_counts(store) == []
+
+
+async def test_many_who_do_everything_at_once_break_nothing_and_never_wait_for_each_other(url: str) -> None:
+    roomy = QueueLimits(jobs=20, attempts=3, jobs_per_owner=15)
+    stores = [await JobStore.open(url, roomy) for _ in range(3)]
+    accepted: list[Job] = []
+    ends: list[str] = []
+
+    async def live(store: JobStore, random: Random) -> None:
+        for _ in range(8):
+            owner = random.choice(("anna", "bert"))
+            terms = Terms(random.choice(WORST_FIRST), random.choice((None, 60.0, -1.0)))
+            with suppress(Overloaded):
+                accepted.append(await store.submit(request(), owner, terms))
+            if accepted and random.random() < 0.3:
+                job = random.choice(accepted)
+                await store.cancel(job.id, job.owner)
+            held = await store.claim("w", random.choice((60.0, -1.0)), [TURBO])
+            with suppress(LeaseLost):
+                if held is not None and random.random() < 0.3:
+                    await store.give_back(held)
+                elif held is not None:
+                    await store.succeed(held, MADE)
+                    ends.append(held.id)
+
+    await asyncio.gather(*(live(store, Random(seed)) for seed in range(2) for store in stores))
+    assert await broken_counts(stores[0]) == []
+    rows = {row.id: row for row in await rows_of(stores[0])}
+    assert rows.keys() == {job.id for job in accepted}
+    assert sorted(ends) == sorted(id_ for id_, row in rows.items() if row.status == Status.SUCCEEDED)
+    for store in stores:
+        await store.close()
