@@ -3,12 +3,14 @@ from contextlib import suppress
 from dataclasses import replace
 from random import Random
 
+import asyncpg
 import pytest
 
 from models.errors import InvalidRequest, Overloaded
 from models.music import AudioFormat, Made, Metas, MusicRequest, SongPlan, Track
 from serve_app.jobs.job import Idempotency, Job, Priority, Stats, Status, Terms
 from serve_app.jobs.store import IdempotencyConflict, JobStore, LeaseLost, QueueLimits
+from tests.postgres import Postgres
 from tests.unit.serve_app.jobs.promises import broken_counts, pass_time, rows_of
 
 TURBO = "acestep-v15-turbo"
@@ -101,6 +103,30 @@ async def test_two_conductors_never_get_the_same_job(url: str, limits: QueueLimi
     assert len(ids) == len(set(ids)) == 5
     await one.close()
     await two.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+async def test_a_job_that_another_is_about_to_claim_is_passed_over(store: JobStore, url: str) -> None:
+    await store.submit(request(), "")
+    second = await store.submit(request(), "")
+    other = await asyncpg.connect(url)
+    async with other.transaction():
+        await other.execute("SELECT * FROM jobs ORDER BY turn, number LIMIT 1 FOR UPDATE")
+        assert (await claim(store)).id == second.id
+    await other.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+async def test_a_store_outlives_its_database_and_no_job_is_lost(store: JobStore, postgres: Postgres) -> None:
+    waiting = await store.submit(request(), "")
+    held = await claim(store)
+    postgres.stop()
+    with pytest.raises(OSError):  # noqa: PT011
+        await store.submit(request(), "")
+    postgres.start("fsync=off")
+    assert await read(store, waiting) == held
+    await store.succeed(held, MADE)
+    assert (await read(store, held)).status == Status.SUCCEEDED
 
 
 async def test_an_empty_queue_gives_nothing(store: JobStore) -> None:
