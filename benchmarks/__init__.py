@@ -1,0 +1,1 @@
+"""Each is run as `python -m benchmarks.NAME` and prints a table, then one JSON document as its last line."""
