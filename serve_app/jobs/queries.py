@@ -11,10 +11,12 @@ from sqlalchemy import (
     Float,
     Integer,
     Select,
+    and_,
     bindparam,
     case,
     cast,
     func,
+    or_,
     select,
     union_all,
 )
@@ -106,22 +108,13 @@ def state_of_held() -> Select[Any]:
 
 
 @cache
-def state_of_silent() -> Select[Any]:
-    """Locks jobs whose leases ran out, but for those that others hold just now."""
+def state_of_reaped() -> Select[Any]:
+    """Locks jobs whose leases ran out or whose deadlines passed, but for those that others hold just now."""
+    is_silent = and_(jobs.c.status == Status.RUNNING, jobs.c.lease_until < now())
+    is_overdue = and_(jobs.c.status.in_((Status.QUEUED, Status.RUNNING)), jobs.c.deadline < now())
     return (
-        _state(jobs.c.status == Status.RUNNING, jobs.c.lease_until < now())
-        .order_by(jobs.c.lease_until)
-        .limit(REAPED_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    )
-
-
-@cache
-def state_of_overdue() -> Select[Any]:
-    """Locks jobs past their deadlines, but for those that others hold just now."""
-    return (
-        _state(jobs.c.status.in_((Status.QUEUED, Status.RUNNING)), jobs.c.deadline < now())
-        .order_by(jobs.c.deadline)
+        select(*STATE, is_silent.label("is_silent"), is_overdue.label("is_overdue"))
+        .where(or_(is_silent, is_overdue))
         .limit(REAPED_AT_ONCE)
         .with_for_update(skip_locked=True)
     )

@@ -255,20 +255,18 @@ class JobStore:
 
     async def _reap(self, change: Change) -> None:
         """Takes jobs from workers that went silent, and ends those past their deadlines."""
-        for row in await change.locked(queries.state_of_silent()):
+        for row in await change.locked(queries.state_of_reaped()):
+            losses = row.losses + bool(row.is_silent)
             if row.cancel_requested:
                 status, why = Status.CANCELLED, CANCELLED
-            elif row.losses + 1 < self._limits.attempts:
+            elif row.is_overdue:
+                status, why = Status.FAILED, OVERDUE
+            elif losses < self._limits.attempts:
                 status, why = Status.QUEUED, {}
             else:
-                message = f"the process that made it was lost {row.losses + 1} times"
+                message = f"the process that made it was lost {losses} times"
                 status, why = Status.FAILED, {"error_code": "worker_lost", "error_message": message}
-            await change.move(row, status, losses=row.losses + 1, worker=None, **why)
-        for row in await change.locked(queries.state_of_overdue()):
-            if row.cancel_requested:
-                await change.move(row, Status.CANCELLED, **CANCELLED)
-            else:
-                await change.move(row, Status.FAILED, **OVERDUE)
+            await change.move(row, status, losses=losses, worker=None, **why)
 
 
 def _is_held(job: Job) -> ColumnElement[bool]:
