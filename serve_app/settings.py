@@ -49,6 +49,7 @@ class DitSettings(Settings):
     songs: Annotated[int, Field(ge=1, le=8)] = 8
     tokens: Annotated[int, Field(ge=7500)] = 24_000
     packs_rows: bool | None = None  # all songs in one forward; unless said, on a GPU only
+    compiles: bool | None = None  # the forward, while it warms up; unless said, on a GPU only
 
     @model_validator(mode="after")
     def _is_known(self) -> DitSettings:
