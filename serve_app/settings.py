@@ -58,6 +58,9 @@ class DitSettings(Settings):
 
 
 class VaeSettings(Settings):
+    """`tiles`: how many pieces of twenty seconds are decoded at once; unless said four on a GPU, one on a CPU."""
+
+    tiles: Annotated[int, Field(ge=1)] | None = None
     encoders: Annotated[int, Field(ge=1)] = 2  # threads that turn samples into files
 
 
