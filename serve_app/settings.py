@@ -49,6 +49,7 @@ class DitSettings(Settings):
     songs: Annotated[int, Field(ge=1, le=8)] = 8
     tokens: Annotated[int, Field(ge=7500)] = 9_000
     packs_rows: bool | None = None  # all songs in one forward; unless said, on a GPU only
+    compiles: bool | None = None  # the forward, while it warms up; unless said, on a GPU only
 
     @model_validator(mode="after")
     def _is_known(self) -> DitSettings:
@@ -57,6 +58,9 @@ class DitSettings(Settings):
 
 
 class VaeSettings(Settings):
+    """`tiles`: how many pieces of twenty seconds are decoded at once; unless said four on a GPU, one on a CPU."""
+
+    tiles: Annotated[int, Field(ge=1)] | None = None
     encoders: Annotated[int, Field(ge=1)] = 2  # threads that turn samples into files
 
 

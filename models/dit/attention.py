@@ -1,4 +1,4 @@
-"""Attention over packed rows of different length, behind one face with two back ends."""
+"""Attention over packed rows of different length, behind one face: one CUDA kernel, or SDPA row by row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from torch.nn.attention.varlen import varlen_attn
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """How many tokens of a packed sequence belong to each row: on the host and, as running sums, on the device."""
+    """How many tokens of a packed sequence belong to each row: on the host and, as running sums, on the device.
+
+    A compiled forward must not look at `own`, or there would be one for each mix of songs.
+    """
 
     own: tuple[int, ...]
     sums: Tensor  # (row + 1,) int32, from 0
@@ -54,8 +57,8 @@ def attend_packed(
         value,
         queries.sums,
         keys.sums,
-        max(queries.own),
-        max(keys.own),
+        len(query),  # no row is longer: all that the kernel asks, whose blocks beyond a row's end return at once
+        len(key),
         window_size=(-1, -1) if window is None else (window, window),
         enable_gqa=query.shape[1] != key.shape[1],
     )
@@ -63,8 +66,32 @@ def attend_packed(
     return answer
 
 
-def attention_for(device: torch.device) -> Attention:
-    return attend_packed if device.type == "cuda" else attend_row_by_row
+@torch.library.custom_op("acestep::attend_row_by_row", mutates_args=())
+def _row_by_row_on_a_cpu(
+    query: Tensor, key: Tensor, value: Tensor, query_sums: Tensor, key_sums: Tensor, *, window: int | None
+) -> Tensor:
+    lengths = [Lengths(tuple(sums.diff().tolist()), sums) for sums in (query_sums, key_sums)]
+    return attend_row_by_row(query, key, value, (lengths[0], lengths[1]), window)
+
+
+@_row_by_row_on_a_cpu.register_fake
+def _(query: Tensor, *others: object, **more: object) -> Tensor:
+    return torch.empty_like(query, memory_format=torch.contiguous_format)
+
+
+def attend_opaquely(
+    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[Lengths, Lengths], window: int | None
+) -> Tensor:
+    """Row by row, as one operator that no compiler looks into; on a CPU, where reading the sums costs nothing."""
+    queries, keys = lengths
+    answer: Tensor = _row_by_row_on_a_cpu(query, key, value, queries.sums, keys.sums, window=window)
+    return answer
+
+
+def attention_for(device: torch.device, is_compiled: bool = False) -> Attention:
+    if device.type == "cuda":
+        return attend_packed
+    return attend_opaquely if is_compiled else attend_row_by_row
 
 
 def _rows(packed: Tensor, lengths: Lengths) -> tuple[Tensor, ...]:

@@ -19,10 +19,11 @@ from models.dit.conditioning import Conditioner
 from models.dit.loop import Device, Health, StepLoop, Ticket
 from models.dit.transformer import Row, Transformer
 from models.errors import CheckpointError, EngineError
-from models.music import Latents, Lora, Metas, MusicRequest, OnProgress, Song, SongPlan, ignore
+from models.music import MAX_SECONDS, Latents, Lora, Metas, MusicRequest, OnProgress, Song, SongPlan, frames_of, ignore
 from models.weights import read_dit
 
 STUCK_AFTER_S = 300.0
+LONGEST_GUIDED = frames_of(MAX_SECONDS)  # tokens: two rows of half as many as there are frames
 
 
 class DitEngine:
@@ -30,7 +31,7 @@ class DitEngine:
 
     The same seed is the same song, bit for bit while it is alone. `packs_rows`: all songs in one forward, the way of a
     GPU, where neighbours move a song by rounding (1e-5 relative in fp32). Otherwise each in its own, which on a CPU
-    costs nothing and keeps every bit.
+    costs nothing and keeps every bit. `compiles` the forward when it warms up; unless said, on a GPU only.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class DitEngine:
         device: torch.device | None = None,
         packs_rows: bool | None = None,
         *,
+        compiles: bool | None = None,
         adapters: Path | None = None,
     ) -> None:
         """Without a device: CUDA where there is one. `adapters` is the folder of LoRAs. Raises CheckpointError."""
@@ -51,15 +53,18 @@ class DitEngine:
         if weights.config.is_turbo != self._variant.is_turbo:
             raise CheckpointError(f"{name} says is_turbo {weights.config.is_turbo}, which is not what {name} is")
         conditioner = Conditioner(weights, locate(TEXT_ENCODER, checkpoints), device, dtype)
-        transformer = Transformer(weights, device, dtype)
+        compiles = device.type == "cuda" if compiles is None else compiles
+        transformer = self._transformer = Transformer(weights, device, dtype, is_compiled=compiles)
         self._adapters = AdapterCache(adapters, transformer.model)
         packs_rows = device.type == "cuda" if packs_rows is None else packs_rows
+        limits = limits or BatchLimits()
+        self._most_tokens = max(limits.cost, LONGEST_GUIDED)
 
         def one_by_one(rows: Sequence[Row]) -> list[Tensor]:
             return [transformer.velocities([row])[0] for row in rows]
 
         velocities = transformer.velocities if packs_rows else one_by_one
-        self._loop = StepLoop(Device(conditioner.conditions_of, velocities, conditioner.null), limits or BatchLimits())
+        self._loop = StepLoop(Device(conditioner.conditions_of, velocities, conditioner.null), limits)
 
     async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents:
         """Raises AceError. Cancelling it frees the song's place at the next step. `on_progress` gets steps."""
@@ -71,7 +76,9 @@ class DitEngine:
                 self._loop.withdraw(ticket)
 
     def warm_up(self) -> None:
-        """Makes ten seconds of nothing in particular, through every part a song goes through. Blocks."""
+        """Compiles what is to be compiled, then makes ten seconds of nothing in particular, through every part a song
+        goes through. Blocks; to be called before the first song."""
+        self._transformer.warm_up(self._most_tokens)
         request = MusicRequest(model=self._variant.name, seeds=(0,), inference_steps=1)
         plan = SongPlan(caption="", lyrics="", language="unknown", metas=Metas(duration=10.0), codes=(0,) * 50)
         self._submit(Song(request, 0, plan), ignore).answer.result()

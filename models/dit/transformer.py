@@ -6,7 +6,8 @@ lie one after another in one sequence, so there is none: only attention has to k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,14 @@ from torch.nn import functional
 
 from models.dit.adapters import NO_ADAPTERS, Blend
 from models.dit.attention import Attention, Lengths, attention_for
+from models.music import LATENT_CHANNELS
 from models.weights import DitWeights, load_strictly
+
+log = logging.getLogger(__name__)
+
+# Compiled forwards come in multiples of so many tokens. While fewer are computed the weights are still being read, so
+# less than that would be no faster (2B on an H100: 266 tokens), and a matrix product is cut into such tiles anyway.
+BUCKET = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +41,27 @@ class Row:
 
 
 class Transformer:
-    """The DiT of one variant on one device."""
+    """The DiT of one variant on one device.
 
-    def __init__(self, weights: DitWeights, device: torch.device, dtype: torch.dtype) -> None:
+    Compiled, it takes tokens in multiples of BUCKET: a last row of nothing fills a forward up. One graph for each kind
+    of layer serves every size, so nothing is compiled after the warm-up. Songs with adapters run without it.
+    """
+
+    def __init__(
+        self, weights: DitWeights, device: torch.device, dtype: torch.dtype, *, is_compiled: bool = False
+    ) -> None:
         with torch.device("meta"):
             model: Any = AceStepTransformer1DModel(**weights.config.transformer)
         load_strictly(model, weights.transformer, "DiT")
         self._model: Any = nn.Module.to(model, device, dtype).eval().requires_grad_(False)
         self._device = device
         self._dtype = dtype
-        self._attention = attention_for(device)
+        self._plain = _Way(_through_block, attention_for(device), is_compiled=False)
+        self._compiled: _Way | None = None
+        if is_compiled:
+            # apart from other variants' in this process; PyTorch 2.13 leaves the option out of its types
+            through_block = torch.compile(_through_block, fullgraph=True, isolate_recompiles=True)  # type: ignore[call-overload]
+            self._compiled = _Way(through_block, attention_for(device, is_compiled=True), is_compiled=True)
 
     @property
     def model(self) -> nn.Module:
@@ -55,10 +74,42 @@ class Transformer:
         for adapters in dict.fromkeys(row.adapters for row in rows):
             places = [place for place, row in enumerate(rows) if row.adapters == adapters]
             with adapters.on(self._model):
-                answers |= zip(places, self._forward([rows[place] for place in places]), strict=True)
+                answers |= zip(places, self._answers([rows[place] for place in places]), strict=True)
         return [answers[place] for place in range(len(rows))]
 
-    def _forward(self, rows: Sequence[Row]) -> list[Tensor]:
+    @torch.inference_mode()
+    def warm_up(self, most_tokens: int) -> None:
+        """Compiles, and runs sizes that double up to so many tokens. Blocks; does nothing where nothing is compiled."""
+        if self._compiled is None:
+            return
+        doubled = (BUCKET << power for power in range((most_tokens // BUCKET).bit_length()))
+        for tokens in (*doubled, most_tokens):
+            try:
+                self._answers([self._nothing(tokens // 2 - 1, 1)] * 2)
+            except torch.OutOfMemoryError:
+                log.warning("a forward over %d tokens does not fit on this device", tokens)
+                return
+
+    def _answers(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Of rows with the same adapters. A compiled forward does not see the hooks that adapters are."""
+        if self._compiled is None or rows[0].adapters != NO_ADAPTERS:
+            return self._forward(rows, self._plain)
+        filler = self._nothing(
+            _missing(sum((len(row.x) + 1) // 2 for row in rows)), _missing(sum(len(row.condition) for row in rows))
+        )
+        return self._forward([*rows, filler], self._compiled)[:-1]
+
+    def _nothing(self, tokens: int, condition_tokens: int) -> Row:
+        """A row of zeros."""
+        context_width = self._model.config.in_channels - LATENT_CHANNELS
+        return Row(
+            torch.zeros(2 * tokens, LATENT_CHANNELS, device=self._device),
+            1.0,
+            torch.zeros(2 * tokens, context_width, device=self._device),
+            torch.zeros(condition_tokens, self._model.condition_embedder.in_features, device=self._device),
+        )
+
+    def _forward(self, rows: Sequence[Row], way: _Way) -> list[Tensor]:
         frames = tuple(len(row.x) for row in rows)
         tokens = Lengths.of(tuple((count + 1) // 2 for count in frames), self._device)
         conditions = Lengths.of(tuple(len(row.condition) for row in rows), self._device)
@@ -74,13 +125,17 @@ class Transformer:
             rotary=self._rotary(tokens.own),
             row_of_token=row_of_token,
             time=time_of_block,
-            attention=self._attention,
+            attention=way.attention,
         )
         hidden = self._patchify(rows)
         condition = self._model.condition_embedder(torch.cat([row.condition for row in rows]).to(self._dtype))
+        if way.is_compiled:
+            _vary(condition, tokens.sums, conditions.sums, *layout.rotary, row_of_token, time_of_block)
         for kind, block in zip(self._model.layer_types, self._model.layers, strict=True):
             window = self._model.config.sliding_window if kind == "sliding_attention" else None
-            hidden = _through_block(block, hidden, condition, layout, window)
+            if way.is_compiled:
+                _vary(hidden)
+            hidden = way.through_block(block, hidden, condition, layout, window)
         shift, scale = _spread(self._model.scale_shift_table + time[:, None], row_of_token)
         hidden = (self._model.norm_out(hidden) * (1 + scale) + shift).type_as(hidden)
         latents = self._model.proj_out_conv(hidden.T[None])[0].T.float()  # (frame, channel), rows of even length
@@ -112,6 +167,15 @@ class Transformer:
 
 
 @dataclass(frozen=True, slots=True)
+class _Way:
+    """How rows get through a block."""
+
+    through_block: Callable[[Any, Tensor, Tensor, _Layout, int | None], Tensor]
+    attention: Attention
+    is_compiled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Layout:
     """What every block of one forward shares."""
 
@@ -121,6 +185,17 @@ class _Layout:
     row_of_token: Tensor  # (token,)
     time: Tensor  # (row, 6, width)
     attention: Attention
+
+
+def _missing(tokens: int) -> int:
+    """How many are to be added so that a forward has its size: at least one, so that there always is a filler."""
+    return BUCKET - tokens % BUCKET
+
+
+def _vary(*tensors: Tensor) -> None:
+    """Tells the compiler that the first dimension of these is another one in every forward."""
+    for tensor in tensors:
+        torch._dynamo.mark_dynamic(tensor, 0)
 
 
 def _embed_time(embedder: Any, t: Tensor) -> tuple[Tensor, Tensor]:

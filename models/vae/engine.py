@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderOobleck
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from models import audio
 from models.editing import WHOLE, Splice, Window
-from models.errors import BadAudio, EngineError, InvalidAudio, TooLong
+from models.errors import Cancelled, EngineError, InvalidAudio, OutOfMemory, TooLong
 from models.music import (
-    CHANNELS,
     LATENT_CHANNELS,
     MAX_SECONDS,
     SAMPLE_RATE,
@@ -31,15 +33,21 @@ from models.music import (
     Source,
     Track,
 )
-from models.vae.samples import SILENCE, checked, excerpts, lengthened, spliced
-from models.vae.tiling import ENCODE_OVERLAP, WINDOW, tiles
-from models.weights import load_strictly, read_vae
+from models.vae.decoding import Decoding, blocks, decode_next, to_pcm
+from models.vae.oobleck import Oobleck
+from models.vae.samples import checked, excerpts, lengthened, spliced
+from models.vae.tiling import ENCODE_OVERLAP, WINDOW, Tile, tiles
+from models.weights import read_vae
 
-PEAK = 0.8913  # -1 dBFS, as the reference leaves every song
+log = logging.getLogger(__name__)
+
 STUCK_AFTER_S = 300.0
+TILES_ON_A_GPU = 4
 POSTERIOR_SEED = 0  # the same audio is the same latents, for every song of every job
 LEAST_STD = 1e-4  # of the posterior, as in diffusers' own
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Keep = Callable[[str, bytes], str]  # (file extension, content) -> the ref it is kept under
 Read = Callable[[str], NDArray[np.float32]]  # ref -> (sample, channel), stereo at 48 kHz; raises InvalidAudio
 
@@ -49,7 +57,8 @@ def read_nothing(ref: str) -> NDArray[np.float32]:
 
 
 class VaeEngine:
-    """Oobleck, after Stable Audio (arXiv 2407.14358). Weight norm is folded; fp32 on a CPU, bf16 on a GPU."""
+    """All calls take turns on the device, a forward each, so that a cancelled one ends before its next. A turn is for
+    the oldest song, with tiles of others where there is room. fp32 on a CPU, bf16 on a GPU."""
 
     def __init__(
         self,
@@ -60,67 +69,98 @@ class VaeEngine:
         *,
         read: Read = read_nothing,
         tile_frames: int = WINDOW,
+        tiles_at_once: int | None = None,
     ) -> None:
-        """`tile_frames` bounds the memory of the device: no more is decoded or encoded at once."""
-        self._device = device
-        self._dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self._vae: AutoencoderOobleck = nn.Module.to(_load(folder), device, self._dtype)
+        """`tile_frames` times `tiles_at_once` bounds the memory of the device. Unless said, a CPU decodes one tile at
+        once, which makes a song the same to the bit in any company, and a GPU four."""
+        self._oobleck = Oobleck(read_vae(folder), device)
         self._keep = keep
         self._read = read
         self._tile_frames = tile_frames
+        self._tiles_at_once = tiles_at_once or (TILES_ON_A_GPU if device.type == "cuda" else 1)
+        self._songs: list[Decoding] = []  # the oldest first
+        self._changing = threading.Lock()  # guards the list
         self._thread = ThreadPoolExecutor(1, "vae-device")
         self._encoders = ThreadPoolExecutor(encoders, "vae-encode")
         self._busy_since: float | None = None
+        self._lost: str | None = None  # the device, and how
 
     async def encode(self, audio: str, window: Window = WHOLE) -> Source:
         """The latents of a source, lengthened so that it holds the window. Raises InvalidAudio, TooLong."""
-        loop = asyncio.get_running_loop()
-        samples, own = await loop.run_in_executor(self._encoders, self._read_source, audio, window)
-        return Source(await loop.run_in_executor(self._thread, self._encode, samples), own)
+        samples, own = await self._beside(self._read_source, audio, window)
+        return Source(await self._encoded(samples), own)
 
     async def encode_reference(self, audio: str) -> Latents:
         """The latents of thirty seconds of an audio, to sound like it. Raises InvalidAudio."""
-        loop = asyncio.get_running_loop()
-        samples = await loop.run_in_executor(self._encoders, self._read_reference, audio)
-        return Latents(await loop.run_in_executor(self._thread, self._encode, samples))
+        return Latents(await self._encoded(await self._beside(self._read_reference, audio)))
 
     async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
-        """Raises BadAudio for what is not finite or is silent; keeps nothing then."""
-        loop = asyncio.get_running_loop()
-        samples = await loop.run_in_executor(self._thread, self._decode, latents.values)
-        return await loop.run_in_executor(self._encoders, self._finish, samples, audio_format, splice)
+        """Raises BadAudio for what is not finite or is silent; keeps nothing then, nor once it is cancelled."""
+        is_wanted = threading.Event()
+        is_wanted.set()
+        parts = await self._decoded(latents, splice)
+        try:
+            return await self._beside(self._finish, parts, audio_format, latents.seconds, is_wanted)
+        finally:
+            is_wanted.clear()
+
+    def decode_samples(self, latents: Tensor) -> Tensor:
+        """(frame, channel) to (channel, sample) on the CPU in fp32. Blocks."""
+        song = Decoding(latents, self._tile_frames)
+        while not song.is_over:
+            self._on_device(decode_next, [song], self._oobleck, self._tiles_at_once).result()
+        return self._on_device(_whole, song.sound()[0]).result()
 
     def warm_up(self) -> None:
-        """Decodes two tiles' worth of zeros, the shape that every longer song is cut into."""
-        self._thread.submit(self._decode, np.zeros((600, LATENT_CHANNELS), np.float32)).result()
+        """Decodes a full batch of tiles and the beginning of another, of noise. Blocks."""
+        self.decode_samples(torch.randn(self._tiles_at_once * self._tile_frames + 88, LATENT_CHANNELS))
 
     def check_health(self) -> None:
-        """Raises EngineError when the device thread has been on one song for too long."""
+        """Raises EngineError when the device is lost or has been on one forward for too long."""
+        if self._lost is not None:
+            raise EngineError(f"the VAE's device is lost: {self._lost}")
         busy_since = self._busy_since
         if busy_since is not None and time.monotonic() - busy_since > STUCK_AFTER_S:
-            raise EngineError(f"the VAE has been on one song for more than {STUCK_AFTER_S:.0f} s")
+            raise EngineError(f"the VAE has been on one forward for more than {STUCK_AFTER_S:.0f} s")
 
     def close(self) -> None:
         self._thread.shutdown()
         self._encoders.shutdown()
 
-    @torch.inference_mode()
-    def decode_samples(self, latents: Tensor) -> Tensor:
-        """(frame, channel) to (channel, sample) on the CPU in fp32, in tiles: device memory does not grow."""
-        frames = len(latents)
-        samples = torch.empty(CHANNELS, frames * SAMPLES_PER_FRAME)
-        whole = latents.T[None].to(self._device, self._dtype)  # (1, channel, frame)
-        for tile in tiles(frames, self._tile_frames):
-            decoded = self._vae.decode(whole[..., tile.first : tile.last]).sample[0]
-            start = (tile.keep_first - tile.first) * SAMPLES_PER_FRAME
-            kept = (tile.keep_last - tile.keep_first) * SAMPLES_PER_FRAME
-            at = tile.keep_first * SAMPLES_PER_FRAME
-            samples[:, at : at + kept] = decoded[:, start : start + kept]
-        return samples
+    async def _decoded(self, latents: Latents, splice: Splice | None) -> Iterator[audio.Pcm]:
+        """A song in parts, which leave the device while those before them are being encoded. Its last tile has to be
+        decoded before its first part can leave, since the loudest of all samples says how loud each is to be."""
+        song = Decoding(torch.tensor(latents.values), self._tile_frames)
+        with self._in_line(song):
+            while not song.is_over:
+                await asyncio.wrap_future(self._on_device(self._turn))
+            samples, peak = await asyncio.wrap_future(self._on_device(song.sound))
+        if splice is not None:
+            return self._spliced(self._on_device(_whole, samples), splice)
+        return _results(self._on_device(to_pcm, part, peak) for part in blocks(samples))
 
-    @torch.inference_mode()
-    def encode_samples(self, samples: Tensor, seed: int) -> Tensor:
-        """(channel, sample) to (frame, channel) on the CPU in fp32, in tiles: one draw from what the encoder finds.
+    @contextmanager
+    def _in_line(self, song: Decoding) -> Iterator[None]:
+        with self._changing:
+            self._songs.append(song)
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._songs.remove(song)
+
+    def _turn(self) -> None:
+        """What fails is told to the songs it was for, not to the one whose turn it was."""
+        with self._changing:
+            songs = tuple(self._songs)
+        try:
+            decode_next(songs, self._oobleck, self._tiles_at_once)
+        except Exception as error:
+            log.exception("a forward failed in the VAE")
+            self._note_loss(error)
+
+    async def _encoded(self, samples: Tensor) -> NDArray[np.float32]:
+        """(channel, sample) to (frame, channel): one draw from what the encoder finds.
 
         The noise is drawn for the whole length at once, so that tiles have no part in it. A last frame that is not
         whole is heard, but gives no latent.
@@ -128,14 +168,41 @@ class VaeEngine:
         frames = samples.shape[1] // SAMPLES_PER_FRAME
         found = torch.empty(2 * LATENT_CHANNELS, frames)
         for tile in tiles(frames, self._tile_frames, ENCODE_OVERLAP):
-            end = None if tile.last == frames else tile.last * SAMPLES_PER_FRAME
-            heard = samples[None, :, tile.first * SAMPLES_PER_FRAME : end].to(self._device, self._dtype)
-            encoded = self._vae.encode(heard).latent_dist.parameters[0]  # (mean and scale, frame)
-            kept = slice(tile.keep_first - tile.first, tile.keep_last - tile.first)
-            found[:, tile.keep_first : tile.keep_last] = encoded[:, kept]
-        mean, scale = found.T.chunk(2, dim=1)
-        noise = torch.randn(mean.shape, generator=torch.Generator("cpu").manual_seed(seed))
-        return mean + (functional.softplus(scale) + LEAST_STD) * noise
+            await asyncio.wrap_future(self._on_device(self._encode, samples, tile, found))
+        return await self._beside(_drawn, found)
+
+    def _encode(self, samples: Tensor, tile: Tile, found: Tensor) -> None:
+        """One tile, into its place of `found` (mean and scale, frame)."""
+        end = None if tile.last == found.shape[1] else tile.last * SAMPLES_PER_FRAME
+        try:
+            encoded = self._oobleck.encode(samples[:, tile.first * SAMPLES_PER_FRAME : end])
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(f"{tile.frames} latent frames do not fit on the VAE's device") from error
+        except Exception as error:
+            self._note_loss(error)
+            raise
+        found[:, tile.keep_first : tile.keep_last] = encoded[:, tile.keep_first - tile.first :][
+            :, : tile.keep_last - tile.keep_first
+        ]
+
+    def _note_loss(self, error: Exception) -> None:
+        """After an error of the device itself nothing in this process can use it again."""
+        if isinstance(error, torch.AcceleratorError):
+            self._lost = repr(error)
+
+    async def _beside(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """In a thread that reads and encodes, not on the device's."""
+        return await asyncio.wrap_future(self._encoders.submit(call, *args, **kwargs))
+
+    def _on_device(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        def run() -> T:
+            self._busy_since = time.monotonic()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self._busy_since = None
+
+        return self._thread.submit(run)
 
     def _read_source(self, ref: str, window: Window) -> tuple[Tensor, int]:
         samples = checked(self._read(ref))
@@ -151,67 +218,45 @@ class VaeEngine:
     def _read_reference(self, ref: str) -> Tensor:
         return excerpts(checked(self._read(ref)), torch.Generator("cpu").manual_seed(POSTERIOR_SEED))
 
-    def _encode(self, samples: Tensor) -> NDArray[np.float32]:
-        with self._busy():
-            latents: NDArray[np.float32] = self.encode_samples(samples, POSTERIOR_SEED).numpy()
-        return latents
-
-    def _decode(self, latents: NDArray[np.float32]) -> Tensor:
-        with self._busy():
-            return self.decode_samples(torch.tensor(latents))
-
-    @contextmanager
-    def _busy(self) -> Iterator[None]:
-        self._busy_since = time.monotonic()
-        try:
-            yield
-        finally:
-            self._busy_since = None
-
-    def _finish(self, samples: Tensor, audio_format: AudioFormat, splice: Splice | None) -> Track:
-        check_sound(samples)
-        if splice is not None:
-            samples = self._spliced(samples, splice)
-        content = audio.encode(to_pcm(samples), audio_format)
+    def _finish(
+        self, parts: Iterator[audio.Pcm], audio_format: AudioFormat, seconds: float, is_wanted: threading.Event
+    ) -> Track:
+        content = audio.encode_parts(_while_wanted(parts, is_wanted), audio_format)
         return Track(
             ref=self._keep(audio_format.value, content),
             audio_format=audio_format,
-            seconds=samples.shape[1] / SAMPLE_RATE,
+            seconds=seconds,
             size=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
         )
 
-    def _spliced(self, samples: Tensor, splice: Splice) -> Tensor:
+    def _spliced(self, made: Future[Tensor], splice: Splice) -> Iterator[audio.Pcm]:
         source = checked(self._read(splice.audio))
         span = splice.window.on(source.shape[1])
-        return spliced(samples, lengthened(source, span), span, int(splice.crossfade_s * SAMPLE_RATE))
+        song = spliced(made.result(), lengthened(source, span), span, int(splice.crossfade_s * SAMPLE_RATE))
+        yield to_pcm(song, float(song.abs().max()))
 
 
-def check_sound(samples: Tensor) -> None:
-    """Raises BadAudio for NaN, infinity and silence."""
-    if not bool(torch.isfinite(samples).all()):
-        raise BadAudio("NaN or infinity came out of the VAE")
-    peak = float(samples.abs().max())
-    if peak < SILENCE:
-        raise BadAudio(f"silence came out of the VAE (peak {peak:.1e})")
+def _whole(samples: Tensor) -> Tensor:
+    return samples.float().cpu()
 
 
-def to_pcm(samples: Tensor) -> audio.Pcm:
-    """(channel, sample), not silent, to 16 bit with its peak at -1 dBFS."""
-    pcm: audio.Pcm = (samples.T * (PEAK * 32767 / float(samples.abs().max()))).round().to(torch.int16).numpy()
-    return pcm
+def _results(futures: Iterator[Future[T]]) -> Iterator[T]:
+    """Each asked for now, waited for when its turn comes, and forgotten then."""
+    left = deque(futures)
+    return (left.popleft().result() for _ in range(len(left)))
 
 
-def _load(folder: Path) -> AutoencoderOobleck:
-    weights = read_vae(folder)
-    vae = AutoencoderOobleck.from_config(weights.config)
-    rate, hop = vae.config.sampling_rate, vae.hop_length
-    if (rate, hop) != (SAMPLE_RATE, SAMPLES_PER_FRAME):
-        raise EngineError(
-            f"VAE {folder} works at {rate} Hz and {hop} samples a frame, not {SAMPLE_RATE} and {SAMPLES_PER_FRAME}"
-        )
-    load_strictly(vae, {name: tensor.float() for name, tensor in weights.tensors.items()}, f"VAE {folder}")
-    for module in vae.modules():
-        if hasattr(module, "weight_g"):
-            torch.nn.utils.remove_weight_norm(module)
-    return vae.eval().requires_grad_(False)
+def _while_wanted(parts: Iterator[T], is_wanted: threading.Event) -> Iterator[T]:
+    for part in parts:
+        yield part
+        if not is_wanted.is_set():
+            raise Cancelled("the song was withdrawn while it was being encoded")
+
+
+def _drawn(found: Tensor) -> NDArray[np.float32]:
+    """(mean and scale, frame) to (frame, channel), by POSTERIOR_SEED."""
+    mean, scale = found.T.chunk(2, dim=1)
+    noise = torch.randn(mean.shape, generator=torch.Generator("cpu").manual_seed(POSTERIOR_SEED))
+    drawn: NDArray[np.float32] = (mean + (functional.softplus(scale) + LEAST_STD) * noise).numpy()
+    return drawn

@@ -21,12 +21,22 @@ class Tile:
     keep_first: int
     keep_last: int
 
+    @property
+    def frames(self) -> int:
+        return self.last - self.first
+
 
 def tiles(frames: int, window: int = WINDOW, overlap: int = OVERLAP) -> Iterator[Tile]:
-    """Windows over a song of `frames` latents. Its true edges are never padded: what lies beyond them is not zero."""
+    """Windows over a song of `frames` latents, all but the last of one length, so that those of any songs go together.
+
+    A song's true edges are never padded: what lies beyond them is not zero.
+    """
     if window <= 2 * overlap:
         raise ValueError(f"a window of {window} frames leaves nothing between overlaps of {overlap}")
-    stride = window - 2 * overlap
-    for keep_first in range(0, frames, stride):
-        keep_last = min(keep_first + stride, frames)
-        yield Tile(max(0, keep_first - overlap), min(frames, keep_last + overlap), keep_first, keep_last)
+    keep_first = 0
+    while keep_first < frames:
+        first = max(0, keep_first - overlap)
+        last = min(frames, first + window)
+        keep_last = frames if last == frames else last - overlap
+        yield Tile(first, last, keep_first, keep_last)
+        keep_first = keep_last

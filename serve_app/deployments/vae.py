@@ -16,7 +16,9 @@ class VaeReplica:
 
         keep = LocalArtifacts(settings.audio_folder).save
         folder = locate(VAE, settings.checkpoints_folder)
-        self._engine = VaeEngine(folder, keep, device_of(settings), settings.vae.encoders)
+        self._engine = VaeEngine(
+            folder, keep, device_of(settings), settings.vae.encoders, tiles_at_once=settings.vae.tiles
+        )
         self._engine.warm_up()
 
     async def encode(self, audio: str, window: Window) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,18 @@ def test_a_lossy_file_is_as_large_as_its_bit_rate(audio_format: AudioFormat, kbi
 def test_the_same_samples_are_the_same_file(audio_format: AudioFormat) -> None:
     pcm = music(1)
     assert audio.encode(pcm, audio_format) == audio.encode(pcm, audio_format)
+
+
+@pytest.mark.parametrize("sample_rate", [44_100, 48_000])
+@pytest.mark.parametrize("audio_format", list(AudioFormat))
+def test_however_the_samples_were_cut_the_file_is_the_same(audio_format: AudioFormat, sample_rate: int) -> None:
+    if audio_format is AudioFormat.OPUS and sample_rate != 48_000:
+        return
+    pcm = music(3)
+    cuts = [0, 1, 1000, 1000, 66_537, 140_001, len(pcm)]
+    parts = (pcm[first:last] for first, last in pairwise(cuts))
+
+    assert audio.encode_parts(parts, audio_format, sample_rate) == audio.encode(pcm, audio_format, sample_rate)
 
 
 @pytest.mark.parametrize(
