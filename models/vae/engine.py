@@ -19,19 +19,19 @@ from torch.nn import functional
 
 from models import audio
 from models.editing import WHOLE, Splice, Window
-from models.errors import BadAudio, EngineError, InvalidAudio, TooLong
+from models.errors import BadAudio, EngineError, InvalidAudio
 from models.music import (
     CHANNELS,
     LATENT_CHANNELS,
-    MAX_SECONDS,
     SAMPLE_RATE,
     SAMPLES_PER_FRAME,
+    SILENCE,
     AudioFormat,
     Latents,
     Source,
     Track,
 )
-from models.vae.samples import SILENCE, checked, excerpts, lengthened, spliced
+from models.vae.samples import checked, excerpts, lengthened, spliced
 from models.vae.tiling import ENCODE_OVERLAP, WINDOW, tiles
 from models.weights import load_strictly, read_vae
 
@@ -140,13 +140,7 @@ class VaeEngine:
     def _read_source(self, ref: str, window: Window) -> tuple[Tensor, int]:
         samples = checked(self._read(ref))
         own = samples.shape[1]
-        span = window.on(own)
-        total = span.before + own + span.after
-        if total < SAMPLES_PER_FRAME:
-            raise InvalidAudio(f"{own} samples of audio; a song is made from at least {SAMPLES_PER_FRAME}")
-        if total > MAX_SECONDS * SAMPLE_RATE:
-            raise TooLong(f"{total / SAMPLE_RATE:g} s of source audio; a song is at most {MAX_SECONDS:g} s")
-        return lengthened(samples, span), own
+        return lengthened(samples, window.on(own)), own
 
     def _read_reference(self, ref: str) -> Tensor:
         return excerpts(checked(self._read(ref)), torch.Generator("cpu").manual_seed(POSTERIOR_SEED))

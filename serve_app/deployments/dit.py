@@ -16,7 +16,14 @@ class DitReplica:
         from models.dit.engine import DitEngine
 
         limits = BatchLimits(songs=dit.songs, cost=dit.tokens)
-        self._engine = DitEngine(settings.checkpoints_folder, dit.model, limits, device_of(settings), dit.packs_rows)
+        self._engine = DitEngine(
+            settings.checkpoints_folder,
+            dit.model,
+            limits,
+            device_of(settings),
+            dit.packs_rows,
+            adapters=settings.adapters_folder,
+        )
         self._engine.warm_up()
 
     async def denoise(self, song: Song) -> AsyncIterator[Report | Latents]:
