@@ -48,9 +48,12 @@ def _track_id(name: str, value: str) -> str:
     """Of a finished track, from its id or from the address it is fetched at. Nothing else is ever opened."""
     if not re.search(r"[/\\:]", value):
         return value
-    address = urlsplit(value)
-    ids = parse_qs(address.query).get("path", [])
-    if address.path != "/v1/audio" or len(ids) != 1:
+    try:
+        address = urlsplit(value)
+        ids = parse_qs(address.query).get("path", []) if address.path == "/v1/audio" else []
+    except ValueError:
+        ids = []
+    if len(ids) != 1:
         raise InvalidRequest(
             f"{name} {value!r}: only a finished track of this server can be named, as /v1/audio?path=ID; "
             "send other audio as a file in a multipart form"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +11,10 @@ from urllib.parse import parse_qs
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
-FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+MULTIPART = "multipart/form-data"
+FORMS = ("application/x-www-form-urlencoded", MULTIPART)
 FIELDS_AT_MOST = 200
 FILES_AT_MOST = 8
 CHUNK = 256 * 1024
@@ -76,13 +78,38 @@ def nested(value: Any) -> Mapping[str, Any]:
 @asynccontextmanager
 async def _read_form(request: Request) -> AsyncIterator[Fields]:
     """A browser sends a field for a file that nobody chose as an empty one without a name: it is not given."""
-    async with request.form(max_files=FILES_AT_MOST, max_fields=FIELDS_AT_MOST) as form:
+    try:
+        is_multipart = _kind(request) == MULTIPART
+        form = await (_WholeForm(request).parse() if is_multipart else request.form(max_fields=FIELDS_AT_MOST))
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from error
+    try:
         items = form.multi_items()
         values = {name: value for name, value in items if isinstance(value, str)}
         files = {
             name: value for name, value in items if isinstance(value, UploadFile) and (value.filename or value.size)
         }
         yield Fields(values, {name: _chunks(file) for name, file in files.items()})
+    finally:
+        await form.close()
+
+
+class _WholeForm(MultiPartParser):
+    """Starlette's own parser drops the last part of a form that is cut short, and says nothing."""
+
+    def __init__(self, request: Request) -> None:
+        limits = {"max_files": FILES_AT_MOST, "max_fields": FIELDS_AT_MOST}
+        super().__init__(request.headers, self._to_the_end(request.stream()), **limits)
+        self._is_whole = False
+
+    def on_end(self) -> None:
+        self._is_whole = True
+
+    async def _to_the_end(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not self._is_whole:
+            raise MultiPartException("the form ends before its last part does")
 
 
 async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
