@@ -387,3 +387,13 @@ async def test_counts_hold_through_every_kind_of_change(store: JobStore) -> None
     assert await broken_counts(store) == []
     await store.forget(age_s=-1)
     assert await broken_counts(store) == []
+
+
+async def test_a_job_takes_the_id_it_is_given_and_ids_are_told_apart_from_others(store: JobStore) -> None:
+    own = "0f8fad5b-d9cb-469f-a165-70867728950e"
+    job = await store.submit(request(), "anna", id_=own)
+    other = await store.submit(request(), "")
+    strangers = [f"nobody-{number}" for number in range(1200)]
+    assert (job.id, await read(store, job)) == (own, job)
+    assert await store.known([*strangers, own, other.id]) == {own, other.id}
+    assert await store.known([]) == set()
