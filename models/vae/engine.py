@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +32,7 @@ from models.music import (
     Track,
 )
 from models.vae.samples import checked, excerpts, lengthened, spliced
-from models.vae.tiling import ENCODE_OVERLAP, WINDOW, tiles
+from models.vae.tiling import ENCODE_OVERLAP, WINDOW, Tile, tiles
 from models.weights import load_strictly, read_vae
 
 PEAK = 0.8913  # -1 dBFS, as the reference leaves every song
@@ -95,10 +95,10 @@ class VaeEngine:
         self._thread.submit(self._decode, np.zeros((600, LATENT_CHANNELS), np.float32)).result()
 
     def check_health(self) -> None:
-        """Raises EngineError when the device thread has been on one song for too long."""
+        """Raises EngineError when the device thread has been on one tile for too long."""
         busy_since = self._busy_since
         if busy_since is not None and time.monotonic() - busy_since > STUCK_AFTER_S:
-            raise EngineError(f"the VAE has been on one song for more than {STUCK_AFTER_S:.0f} s")
+            raise EngineError(f"the VAE has been on one tile for more than {STUCK_AFTER_S:.0f} s")
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -110,7 +110,7 @@ class VaeEngine:
         frames = len(latents)
         samples = torch.empty(CHANNELS, frames * SAMPLES_PER_FRAME)
         whole = latents.T[None].to(self._device, self._dtype)  # (1, channel, frame)
-        for tile in tiles(frames, self._tile_frames):
+        for tile in self._counted(tiles(frames, self._tile_frames)):
             decoded = self._vae.decode(whole[..., tile.first : tile.last]).sample[0]
             start = (tile.keep_first - tile.first) * SAMPLES_PER_FRAME
             kept = (tile.keep_last - tile.keep_first) * SAMPLES_PER_FRAME
@@ -127,7 +127,7 @@ class VaeEngine:
         """
         frames = samples.shape[1] // SAMPLES_PER_FRAME
         found = torch.empty(2 * LATENT_CHANNELS, frames)
-        for tile in tiles(frames, self._tile_frames, ENCODE_OVERLAP):
+        for tile in self._counted(tiles(frames, self._tile_frames, ENCODE_OVERLAP)):
             end = None if tile.last == frames else tile.last * SAMPLES_PER_FRAME
             heard = samples[None, :, tile.first * SAMPLES_PER_FRAME : end].to(self._device, self._dtype)
             encoded = self._vae.encode(heard).latent_dist.parameters[0]  # (mean and scale, frame)
@@ -153,6 +153,13 @@ class VaeEngine:
     def _decode(self, latents: NDArray[np.float32]) -> Tensor:
         with self._busy():
             return self.decode_samples(torch.tensor(latents))
+
+    def _counted(self, tiles: Iterable[Tile]) -> Iterator[Tile]:
+        """A long song takes its time, even minutes on a CPU; what tells a stuck device is one tile."""
+        for tile in tiles:
+            if self._busy_since is not None:
+                self._busy_since = time.monotonic()
+            yield tile
 
     @contextmanager
     def _busy(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from models.errors import BadAudio, EngineError, InvalidAudio, InvalidRequest, T
 from models.music import SAMPLE_RATE, AudioFormat, Latents, frames_of
 from models.source_audio import AudioLimits, blocks
 from models.tiny import VAE_CONFIG
+from models.vae import engine as vae_engine
 from models.vae.engine import VaeEngine, check_sound, to_pcm
 
 Sound = NDArray[np.float32]
@@ -114,6 +116,29 @@ def test_warming_up_keeps_nothing_and_leaves_it_well(engine: VaeEngine, kept: Ke
     engine.warm_up()
     engine.check_health()
     assert kept == {}
+
+
+@pytest.mark.parametrize(("tile_s", "is_stuck"), [(200, False), (400, True)])
+async def test_a_long_song_may_take_its_time_and_a_tile_may_not(
+    engine: VaeEngine, monkeypatch: pytest.MonkeyPatch, tile_s: int, is_stuck: bool
+) -> None:
+    passed = 0.0
+
+    def one_tile(_: torch.Tensor) -> SimpleNamespace:
+        nonlocal passed
+        passed += tile_s
+        engine.check_health()
+        return SimpleNamespace(sample=torch.ones(1, 2, 512 * 1920))
+
+    monkeypatch.setattr(vae_engine, "time", SimpleNamespace(monotonic=lambda: passed))
+    monkeypatch.setattr(engine._vae, "decode", one_tile)
+    if is_stuck:
+        with pytest.raises(EngineError, match="on one tile for more than 300 s"):
+            await engine.decode(latents(100), AudioFormat.WAV)
+    else:
+        await engine.decode(latents(100), AudioFormat.WAV)
+        assert passed > 900
+    engine.check_health()
 
 
 @torch.inference_mode()
