@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Server:
         content = yaml.safe_load((PROJECT / "configs" / "cpu-tiny.yaml").read_text())
         content["http_options"]["port"] = port
         application = content["applications"][0]
-        application["args"].update(data=str(folder / "data"), checkpoints=str(tiny))
+        application["args"].update(data=str(folder / "data"), checkpoints=str(tiny), adapters=str(folder / "adapters"))
         application["args"]["dit"] = [{"model": model} for model in models]
         application["deployments"] = [
             deployment for deployment in application["deployments"] if not deployment["name"].startswith("dit-")
@@ -115,6 +115,13 @@ class Client:
     def ask(self, **fields: Any) -> str:
         reply = self.http.post("/release_task", json=fields)
         assert reply.status_code == 200, reply.text
+        return str(reply.json()["data"]["task_id"])
+
+    def upload(self, files: Mapping[str, bytes], **fields: Any) -> str:
+        """As a form with files."""
+        reply = self.http.post("/release_task", data=fields, files={name: ("a", files[name]) for name in files})
+        assert reply.status_code == 200, reply.text
+        assert "warnings" not in reply.json()["data"], reply.text
         return str(reply.json()["data"]["task_id"])
 
     def look(self, task_id: str) -> dict[str, Any]:
