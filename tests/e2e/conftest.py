@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,9 @@ class Client:
     def __init__(self, address: str) -> None:
         self.http = httpx.Client(base_url=address, timeout=30)
 
+    def close(self) -> None:
+        self.http.close()
+
     def ask(self, **fields: Any) -> str:
         reply = self.http.post("/release_task", json=fields)
         assert reply.status_code == 200, reply.text
@@ -164,6 +168,5 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Ser
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    client = Client(server.address)
-    yield client
-    client.http.close()
+    with closing(Client(server.address)) as client:
+        yield client
