@@ -20,6 +20,7 @@ SAMPLES_PER_FRAME = 1920
 FRAMES_PER_SECOND = SAMPLE_RATE // SAMPLES_PER_FRAME  # 25
 CODES_PER_SECOND = 5
 MAX_AUDIO_CODE = 63_999
+SILENCE = 1e-6  # sound with no louder sample than this
 MIN_SECONDS = 10.0
 MAX_SECONDS = 600.0
 DEFAULT_SECONDS = 60.0  # where neither caller, source nor LM says how long

@@ -49,6 +49,12 @@ def jobs_by_id() -> Select[Any]:
 
 
 @cache
+def known_ids() -> Select[Any]:
+    """Those of `ids` that there are."""
+    return select(jobs.c.id).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+
+
+@cache
 def job_by_number() -> Select[Any]:
     """The whole row of a `number`, with its place in the queue."""
     return _whole().where(jobs.c.number == bindparam("number"))

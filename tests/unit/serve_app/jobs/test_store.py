@@ -446,3 +446,13 @@ async def test_many_who_do_everything_at_once_break_nothing_and_never_wait_for_e
     assert sorted(ends) == sorted(id_ for id_, row in rows.items() if row.status == Status.SUCCEEDED)
     for store in stores:
         await store.close()
+
+
+async def test_a_job_takes_the_id_it_is_given_and_ids_are_told_apart_from_others(store: JobStore) -> None:
+    own = "0f8fad5b-d9cb-469f-a165-70867728950e"
+    job = await store.submit(request(), "anna", id_=own)
+    other = await store.submit(request(), "")
+    strangers = [f"nobody-{number}" for number in range(1200)]
+    assert (job.id, await read(store, job)) == (own, job)
+    assert await store.known([*strangers, own, other.id]) == {own, other.id}
+    assert await store.known([]) == set()
