@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,15 +10,18 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from models.errors import CheckpointError, InvalidRequest, UnknownModel
-from models.music import MusicRequest, Task
+from models.music import SOURCE_TASKS, MusicRequest, Task
 
 VAE = "vae"
 TEXT_ENCODER = "Qwen3-Embedding-0.6B"
 TINY_MARK = "tiny.json"  # lies beside the checkpoints that models.tiny wrote
+TINY_VERSION = 2
 BUNDLE = "ACE-Step/Ace-Step1.5"
+ADAPTER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 
 _SONG_TASKS = (Task.TEXT2MUSIC, Task.COVER, Task.REPAINT)
 _STEM_TASKS = (Task.LEGO, Task.EXTRACT, Task.COMPLETE)
+CODE_TASKS = (Task.TEXT2MUSIC, Task.COVER)  # that take audio codes
 SERVED_TASKS = (Task.TEXT2MUSIC,)  # of those the checkpoints know
 
 
@@ -76,10 +80,18 @@ def check_request(request: MusicRequest, variant: Variant) -> None:
         )
     if request.src_audio or request.reference_audio:
         raise InvalidRequest("source and reference audio are not served yet; leave them out")
-    if request.task_type not in variant.tasks:
-        raise InvalidRequest(
-            f"task_type {request.task_type.value!r} is not one of {variant.name}'s: {', '.join(variant.tasks)}"
-        )
+    check_task(request, variant)
+
+
+def check_task(request: MusicRequest, variant: Variant) -> None:
+    """Raises InvalidRequest for what this variant cannot do, and for a task without what it works on."""
+    task = request.task_type
+    if task not in variant.tasks:
+        raise InvalidRequest(f"task_type {task.value!r} is not one of {variant.name}'s: {', '.join(variant.tasks)}")
+    if request.audio_codes and task not in CODE_TASKS:
+        raise InvalidRequest(f"audio codes are for task_type {' or '.join(CODE_TASKS)}, not for {task.value!r}")
+    if task in SOURCE_TASKS and request.src_audio is None and not request.audio_codes:
+        raise InvalidRequest(f"task_type {task.value!r} works on source audio, and there is none")
     if request.inference_steps is not None and request.inference_steps > variant.max_steps:
         raise InvalidRequest(
             f"inference_steps {request.inference_steps}: {variant.name} takes 1 to {variant.max_steps}"
@@ -96,11 +108,32 @@ def _check_timesteps(timesteps: tuple[float, ...], variant: Variant) -> None:
         raise InvalidRequest(f"timesteps: {list(timesteps)} rise somewhere; they run from noise, 1, down to music, 0")
 
 
+def find_adapter(name: str, folder: Path) -> Path | None:
+    """The safetensors file of an adapter: PEFT's or diffusers' in a folder of its name, or one that is named so."""
+    places = (name, f"{name}/adapter") if (folder / name).is_dir() else ()
+    files = [folder / place / file for place in places for file in ADAPTER_FILES] + [folder / f"{name}.safetensors"]
+    return next((file for file in files if file.is_file()), None)
+
+
+def adapters_in(folder: Path) -> tuple[str, ...]:
+    """The names of all adapters there."""
+    if not folder.is_dir():
+        return ()
+    names = {entry.name if entry.is_dir() else entry.name.removesuffix(".safetensors") for entry in folder.iterdir()}
+    return tuple(sorted(name for name in names if find_adapter(name, folder)))
+
+
 def locate(name: str, root: Path) -> Path:
     """The folder of a checkpoint. Raises CheckpointError when it is not there."""
     if not is_there(name, root):
         raise CheckpointError(f"no checkpoint {name} in {root}: neither config.json nor model_index.json is there")
     return root / name
+
+
+def are_tiny(root: Path, version: int | None = TINY_VERSION) -> bool:
+    """Whether `root` holds this version's tiny checkpoints; `None` is any version's."""
+    mark = root / TINY_MARK
+    return mark.is_file() and version in (None, json.loads(mark.read_text())["version"])
 
 
 def is_there(name: str, root: Path) -> bool:

@@ -4,11 +4,13 @@ AceError
 ├── RequestError             the caller can mend it
 │   ├── InvalidRequest       a value out of range, a combination that makes no sense
 │   ├── UnknownModel         a checkpoint this server does not run
+│   ├── UnknownAdapter       a LoRA this server does not have
 │   ├── TooLong              more audio or text than this deployment takes
 │   └── InvalidAudio         source or reference audio that cannot be read
 ├── Overloaded               no room now; try again
 ├── Cancelled                the caller withdrew the job
 └── EngineError              ours to mend; details stay in the log
+    ├── EngineDied           an engine that will not answer again; its replica is replaced
     ├── CheckpointError      weights that are absent, incomplete or of another shape
     ├── OutOfMemory          one song alone does not fit on the device
     ├── BadLatents           NaN, infinity or zeros came out of the DiT
@@ -52,6 +54,10 @@ class UnknownModel(RequestError):
     code = "unknown_model"
 
 
+class UnknownAdapter(RequestError):
+    code = "unknown_adapter"
+
+
 class TooLong(RequestError):
     code = "too_long"
 
@@ -72,6 +78,10 @@ class Cancelled(AceError):
 
 class EngineError(AceError):
     code = "engine_error"
+
+
+class EngineDied(EngineError):
+    code = "engine_died"
 
 
 class CheckpointError(EngineError):

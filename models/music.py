@@ -24,6 +24,9 @@ MIN_SECONDS = 10.0
 MAX_SECONDS = 600.0
 DEFAULT_SECONDS = 60.0  # where neither caller, source nor LM says how long
 MAX_SONGS = 8
+MAX_PROMPT_LETTERS = 2048
+MAX_LYRICS_LETTERS = 8192
+MAX_LORAS = 4
 MAX_SEED = 2**32 - 1
 NO_NEGATIVE_PROMPT = "NO USER INPUT"
 INSTRUMENTAL_LYRICS = "[Instrumental]"
@@ -52,10 +55,15 @@ class Task(StrEnum):
     COMPLETE = "complete"
 
 
+SOURCE_TASKS = tuple(task for task in Task if task is not Task.TEXT2MUSIC)  # those that need audio to work on
+
+
 class AudioFormat(StrEnum):
     MP3 = "mp3"
     WAV = "wav"
     FLAC = "flac"
+    OPUS = "opus"
+    AAC = "aac"
 
 
 class Value(BaseModel):
@@ -106,6 +114,7 @@ KeyScale = Annotated[str, BeforeValidator(_as_key_scale), AfterValidator(_known_
 TimeSignature = Annotated[Literal["2", "3", "4", "6"], BeforeValidator(_as_time_signature)]
 Language = Annotated[str, AfterValidator(_known_language)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+TrackName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class Metas(Value):
@@ -117,6 +126,13 @@ class Metas(Value):
     duration: Seconds | None = None
 
 
+class Lora(Value):
+    """An adapter of the DiT by name, and how strongly it is applied."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    scale: Annotated[float, Field(ge=-2.0, le=2.0, allow_inf_nan=False)] = 1.0
+
+
 class MusicRequest(Value):
     """One job: as many songs as there are seeds. Field names are those of ACE-Step's current API, one spelling each.
 
@@ -126,8 +142,8 @@ class MusicRequest(Value):
     model: str
     lm_model: str | None = None  # None: this server's default LM, if it has one
     task_type: Task = Task.TEXT2MUSIC
-    prompt: Annotated[str, Field(max_length=2048)] = ""
-    lyrics: Annotated[str, Field(max_length=8192)] = ""
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT_LETTERS)] = ""
+    lyrics: Annotated[str, Field(max_length=MAX_LYRICS_LETTERS)] = ""
     bpm: Bpm | None = None
     key_scale: KeyScale | None = None
     time_signature: TimeSignature | None = None
@@ -144,6 +160,15 @@ class MusicRequest(Value):
     use_adg: bool = False
     cfg_interval_start: Share = 0.0
     cfg_interval_end: Share = 1.0
+    velocity_norm_threshold: Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False)] = 0.0  # 0: off
+    velocity_ema_factor: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] = 0.0  # 0: off
+    dcw_enabled: bool = False
+    dcw_scaler: Share = 0.05
+    dcw_high_scaler: Share = 0.02
+    retake_seeds: Annotated[tuple[Seed, ...], Field(max_length=MAX_SONGS)] = ()  # one a song
+    retake_variance: Share = 0.0  # how far each song's noise turns to that of its retake seed
+
+    loras: Annotated[tuple[Lora, ...], Field(max_length=MAX_LORAS)] = ()
 
     thinking: bool = False
     sample_query: Annotated[str, Field(max_length=2048)] | None = None  # "" : surprise me
@@ -151,12 +176,12 @@ class MusicRequest(Value):
     audio_codes: Annotated[
         tuple[tuple[Annotated[int, Field(ge=0, le=MAX_AUDIO_CODE)], ...], ...], Field(max_length=MAX_SONGS)
     ] = ()
-    lm_backend: Literal["vllm", "pt"] = "vllm"
+    lm_backend: Literal["vllm", "pt"] | None = None  # None: whichever this LM runs on
     lm_temperature: Annotated[float, Field(ge=0.0, le=5.0, allow_inf_nan=False)] = 0.85
     lm_cfg_scale: Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)] = 2.5
-    lm_negative_prompt: Annotated[str, Field(max_length=2048)] = NO_NEGATIVE_PROMPT
-    lm_top_k: Annotated[int, Field(ge=0)] = 0  # 0: off
-    lm_top_p: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] = 0.9  # 1: off
+    lm_negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_LETTERS)] = NO_NEGATIVE_PROMPT
+    lm_top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # 0: off
+    lm_top_p: Annotated[float, Field(ge=1e-6, le=1.0, allow_inf_nan=False)] = 0.9  # 1: off
     lm_repetition_penalty: Annotated[float, Field(gt=0.0, le=5.0, allow_inf_nan=False)] = 1.0
     use_cot_caption: bool = True
     use_cot_language: bool = True
@@ -167,15 +192,32 @@ class MusicRequest(Value):
     src_audio: str | None = None
     reference_audio: str | None = None
     instruction: Annotated[str, Field(max_length=1024)] | None = None  # None: made from the task
-    repainting_start: Finite = 0.0
-    repainting_end: Finite | None = None  # None: to the end
-    audio_cover_strength: Share = 1.0
+    track_name: TrackName | None = None  # lego, extract: the track to make
+    track_classes: Annotated[tuple[TrackName, ...], Field(max_length=16)] = ()  # complete: the tracks to add
+    repainting_start: Finite = 0.0  # seconds of the source; below 0: before its beginning
+    repainting_end: Finite | None = None  # None: to the source's end
+    repaint_mode: Literal["conservative", "balanced", "aggressive"] = "balanced"
+    repaint_strength: Share = 0.5  # balanced only: 0 is conservative, 1 aggressive
+    chunk_mask_mode: Literal["explicit", "auto", "auto_legacy"] = "explicit"
+    audio_cover_strength: Share = 1.0  # share of the steps after which the source is let go of
+    cover_noise_strength: Share = 0.0  # how far the song starts from its source rather than from noise
 
     @model_validator(mode="after")
     def _fits_together(self) -> MusicRequest:
         if self.cfg_interval_start > self.cfg_interval_end:
             raise ValueError(
                 f"cfg_interval_start {self.cfg_interval_start} is after cfg_interval_end {self.cfg_interval_end}"
+            )
+        names = [lora.name for lora in self.loras]
+        if len(set(names)) != len(names):
+            raise ValueError(f"loras: {', '.join(names)} names an adapter twice")
+        if self.retake_seeds and len(self.retake_seeds) != len(self.seeds):
+            raise ValueError(f"{len(self.retake_seeds)} retake seeds for {len(self.seeds)} songs; give one for each")
+        if bool(self.retake_seeds) != (self.retake_variance > 0):
+            raise ValueError(f"retake_variance {self.retake_variance:g} with {len(self.retake_seeds)} retake seeds")
+        if self.repainting_end is not None and self.repainting_end <= self.repainting_start:
+            raise ValueError(
+                f"repainting_end {self.repainting_end:g} s is not after repainting_start {self.repainting_start:g} s"
             )
         if self.audio_codes and len(self.audio_codes) != len(self.seeds):
             raise ValueError(
@@ -225,16 +267,38 @@ class Latents:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """The audio a song is made from, as the VAE hears it: with silence at its ends where the window sticks out."""
+
+    values: NDArray[np.float32]  # (frame, channel)
+    samples: int  # of the audio as it came
+
+
+@dataclass(frozen=True, slots=True)
 class Song:
-    """One song as the DiT takes it."""
+    """One song as the DiT takes it. `reference` is thirty seconds of the audio it is to sound like."""
 
     request: MusicRequest
     index: int
     plan: SongPlan
+    source: Source | None = None
+    reference: Latents | None = None
 
     @property
     def seed(self) -> int:
         return self.request.seeds[self.index]
+
+    @property
+    def retake_seed(self) -> int | None:
+        return self.request.retake_seeds[self.index] if self.request.retake_seeds else None
+
+    @property
+    def frames(self) -> int:
+        """A song made from a source is as long as it."""
+        if self.source is not None:
+            return len(self.source.values)
+        assert self.plan.metas.duration is not None, "the pipeline settles every song's length"
+        return frames_of(self.plan.metas.duration)
 
 
 class Track(Value):
@@ -259,6 +323,7 @@ class Made(Value):
 
 
 class Stage(StrEnum):
+    ENCODE = "encode"
     PLAN = "plan"
     DENOISE = "denoise"
     DECODE = "decode"

@@ -1,4 +1,4 @@
-"""From a request to finished tracks: plan, denoise, decode. The whole product in one screen."""
+"""From a request to finished tracks: encode, plan, denoise, decode. The whole product in one screen."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from models.editing import WHOLE, Splice, Window, source_of, splice_of, window_of
 from models.music import (
     CODES_PER_SECOND,
     DEFAULT_SECONDS,
+    FRAMES_PER_SECOND,
     MAX_SECONDS,
     MIN_SECONDS,
     AudioFormat,
@@ -23,6 +25,7 @@ from models.music import (
     Progress,
     Song,
     SongPlan,
+    Source,
     Stage,
     Task,
     Track,
@@ -30,9 +33,6 @@ from models.music import (
 )
 
 T = TypeVar("T")
-
-# the reference hands these to the DiT with the caller's own words
-TASKS_WITHOUT_LM = frozenset({Task.COVER, Task.REPAINT, Task.EXTRACT})
 
 
 class Lm(Protocol):
@@ -46,7 +46,17 @@ class Dit(Protocol):
 
 
 class Vae(Protocol):
-    async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
+    """Audio goes by its artefact id: samples do not travel."""
+
+    async def encode(self, audio: str, window: Window = WHOLE) -> Source:
+        """The latents of a source, lengthened by silence so that it holds the window."""
+        ...
+
+    async def encode_reference(self, audio: str) -> Latents:
+        """The latents of thirty seconds of what a song is to sound like."""
+        ...
+
+    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
         """Keeps the file and returns what it is kept as."""
         ...
 
@@ -66,16 +76,18 @@ async def make_music(request: MusicRequest, stages: Stages, on_progress: Callabl
     Raises AceError. One song that fails fails the job: its neighbours are cancelled before the error leaves.
     """
     clock, watch = _Clock(), _Watch(request.songs, on_progress)
+    with clock.measures(Stage.ENCODE):
+        source, reference = await _encode(request, stages.vae, watch)
     with clock.measures(Stage.PLAN):
         plans = await _plan(request, stages.lm, watch)
-    plans = tuple(map(with_duration, plans))
+    plans = tuple(with_duration(plan, source) for plan in plans)
 
     async def make(index: int) -> tuple[Latents, Track]:
-        song = Song(request, index, plans[index])
+        song = Song(request, index, plans[index], source, reference)
         with clock.measures(Stage.DENOISE):
             latents = await stages.dit.denoise(song, watch.of(Stage.DENOISE, index))
         with clock.measures(Stage.DECODE):
-            track = await stages.vae.decode(latents, request.audio_format)
+            track = await stages.vae.decode(latents, request.audio_format, splice_of(request))
         watch.of(Stage.DECODE, index)(1, 1)
         return latents, track
 
@@ -97,14 +109,14 @@ async def make_music(request: MusicRequest, stages: Stages, on_progress: Callabl
 
 def needs_lm(request: MusicRequest) -> bool:
     """Whether the request cannot be honoured without an LM."""
-    if request.task_type in TASKS_WITHOUT_LM:
+    if request.task_type is not Task.TEXT2MUSIC:  # the rest is made from a source, with the caller's own words
         return False
     return request.thinking or request.sample_query is not None or request.use_format
 
 
 def wants_lm(request: MusicRequest) -> bool:
     """Whether an LM, where there is one, takes part: it completes missing metadata, caption and language."""
-    if request.task_type in TASKS_WITHOUT_LM:
+    if request.task_type is not Task.TEXT2MUSIC:
         return False
     metas = request.metas
     is_incomplete = None in (metas.bpm, metas.key_scale, metas.time_signature, metas.duration)
@@ -125,13 +137,34 @@ def plan_as_asked(request: MusicRequest) -> tuple[SongPlan, ...]:
     )
 
 
-def with_duration(plan: SongPlan) -> SongPlan:
-    """The length is settled here, once: as planned, else what the codes fill, else a minute."""
+def with_duration(plan: SongPlan, source: Source | None = None) -> SongPlan:
+    """The length is settled here, once: the source's, else as planned, else what the codes fill, else a minute."""
+    if source is not None:
+        own = len(source.values) / FRAMES_PER_SECOND
+        return _lasting(
+            plan, own if MIN_SECONDS <= own <= MAX_SECONDS else None
+        )  # a shorter one is not in the metadata
     if plan.metas.duration is not None:
         return plan
     seconds = len(plan.codes) / CODES_PER_SECOND if plan.codes else DEFAULT_SECONDS
-    seconds = min(max(seconds, MIN_SECONDS), MAX_SECONDS)
+    return _lasting(plan, min(max(seconds, MIN_SECONDS), MAX_SECONDS))
+
+
+def _lasting(plan: SongPlan, seconds: float | None) -> SongPlan:
     return plan.model_copy(update={"metas": plan.metas.model_copy(update={"duration": seconds})})
+
+
+async def _encode(request: MusicRequest, vae: Vae, watch: _Watch) -> tuple[Source | None, Latents | None]:
+    """Once for all songs of a request: what they are made from, and what they are to sound like."""
+    audio, reference = source_of(request), request.reference_audio
+    if audio is None and reference is None:
+        return None, None
+    made = (
+        None if audio is None else await vae.encode(audio, window_of(request)),
+        None if reference is None else await vae.encode_reference(reference),
+    )
+    watch.of(Stage.ENCODE, 0)(1, 1)
+    return made
 
 
 async def _plan(request: MusicRequest, lm: Lm | None, watch: _Watch) -> tuple[SongPlan, ...]:
@@ -185,7 +218,7 @@ class _Watch:
         def report(done: int, planned: int) -> None:
             counts = self._counts[stage]
             counts[index] = (done, planned)
-            songs = 1 if stage is Stage.PLAN else self._songs
+            songs = 1 if stage in (Stage.ENCODE, Stage.PLAN) else self._songs
             total = (
                 sum(planned for _, planned in counts.values()) * songs // len(counts)
             )  # songs not yet heard of: as the others

@@ -25,13 +25,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 
-from models.checkpoints import TEXT_ENCODER, TINY_MARK, VAE
+from models.checkpoints import LMS, TEXT_ENCODER, TINY_MARK, TINY_VERSION, VAE, are_tiny
 from models.errors import CheckpointError
 from models.weights import dit_config, original_name
 
 AUDIO_CODES = 2000  # of the 64,000 real ones; enough to look different, few enough to load at once
 SILENCE_FRAMES = 15_000
-VERSION = 1
 LM = "acestep-5Hz-lm-0.6B"
 
 DIT: dict[str, Any] = {
@@ -125,28 +124,25 @@ SPLIT = (
 
 
 def write_tiny(root: Path) -> None:
-    """Writes every tiny checkpoint below `root`, all or nothing; does nothing when they are there.
+    """Writes every tiny checkpoint below `root`, all or nothing; those of another version give way to them.
 
-    Raises CheckpointError when `root` holds something else.
+    Does nothing when they are there. Raises CheckpointError when `root` holds something else.
     """
-    if root.exists() and any(root.iterdir()):
-        if _is_complete(root):
-            return
-        raise CheckpointError(f"{root} holds something other than this version's tiny checkpoints; name another folder")
+    if are_tiny(root):
+        return
+    if root.exists() and any(root.iterdir()) and not are_tiny(root, version=None):
+        raise CheckpointError(f"{root} holds something other than tiny checkpoints; name another folder")
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=".tiny-") as folder:
         draft = Path(folder) / root.name
         _write_all(draft)
         try:
+            if root.exists():
+                root.rename(Path(folder) / "old")
             draft.rename(root)
         except OSError:
-            if not _is_complete(root):  # another process was first
+            if not are_tiny(root):  # another process was first
                 raise
-
-
-def _is_complete(root: Path) -> bool:
-    mark = root / TINY_MARK
-    return mark.is_file() and bool(json.loads(mark.read_text())["version"] == VERSION)
 
 
 def _write_all(root: Path) -> None:
@@ -160,9 +156,11 @@ def _write_all(root: Path) -> None:
         torch.manual_seed(101)
         tokenizer = make_tokenizer(audio_codes=0)
         _write_qwen(root / TEXT_ENCODER, Qwen3Model, tokenizer)
-        torch.manual_seed(102)
-        _write_qwen(root / LM, Qwen3ForCausalLM, make_tokenizer(AUDIO_CODES))
-    (root / TINY_MARK).write_text(json.dumps({"version": VERSION, "weights": "random"}))
+        tokenizer = make_tokenizer(AUDIO_CODES)
+        for number, name in enumerate(LMS):
+            torch.manual_seed(102 + number)
+            _write_qwen(root / name, Qwen3ForCausalLM, tokenizer)
+    (root / TINY_MARK).write_text(json.dumps({"version": TINY_VERSION, "weights": "random"}))
 
 
 def _write_dit(folder: Path, raw: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The graph, drawn in one screen: ingress → conductor → lm, one dit a variant, vae."""
+"""The graph, drawn in one screen: ingress → conductor → one lm a model, one dit a variant, vae."""
 
 import ray
 from ray import serve
@@ -33,10 +33,10 @@ def count_hosts() -> int:
 
 
 def graph(settings: AppSettings) -> Application:
-    lm = serve.deployment(name="lm")(LmReplica).bind(settings, settings.lm) if settings.lm else None
+    lms = {lm.deployment: serve.deployment(name=lm.deployment)(LmReplica).bind(settings, lm) for lm in settings.lm}
     dits = {
         dit.model: serve.deployment(name=f"dit-{dit.model}")(DitReplica).bind(settings, dit) for dit in settings.dit
     }
     vae = serve.deployment(name="vae")(VaeReplica).bind(settings)
-    conductor = serve.deployment(name="conductor")(ConductorReplica).bind(settings, lm, dits, vae)
+    conductor = serve.deployment(name="conductor")(ConductorReplica).bind(settings, lms, dits, vae)
     return serve.deployment(name="ingress")(serve.ingress()(Ingress)).bind(settings, conductor)

@@ -19,7 +19,7 @@ from serve_app.remote import StageLost
 log = logging.getLogger(__name__)
 
 # where each stage's share of a job begins and ends
-SPANS = {Stage.PLAN: (0.01, 0.5), Stage.DENOISE: (0.5, 0.8), Stage.DECODE: (0.8, 0.99)}
+SPANS = {Stage.ENCODE: (0.0, 0.01), Stage.PLAN: (0.01, 0.5), Stage.DENOISE: (0.5, 0.8), Stage.DECODE: (0.8, 0.99)}
 
 
 @dataclass(frozen=True, slots=True)

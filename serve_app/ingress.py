@@ -40,7 +40,7 @@ def catalogue_of(settings: AppSettings) -> Catalogue:
                 max_steps=variant.max_steps,
             )
         )
-    return Catalogue(tuple(cards), (settings.lm.model,) if settings.lm else ())
+    return Catalogue(tuple(cards), tuple(dict.fromkeys(lm.model for lm in settings.lm)))
 
 
 class FrontDesk:

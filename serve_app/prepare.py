@@ -33,13 +33,13 @@ def prepare(settings: AppSettings) -> None:
 
 def named_by(settings: AppSettings) -> tuple[str, ...]:
     """Folders below `checkpoints` that these settings need."""
-    lm = (settings.lm.model,) if settings.lm else ()
-    return (*(dit.model for dit in settings.dit), *lm, checkpoints.VAE, checkpoints.TEXT_ENCODER)
+    models = [*(dit.model for dit in settings.dit), *(lm.model for lm in settings.lm)]
+    return tuple(dict.fromkeys([*models, checkpoints.VAE, checkpoints.TEXT_ENCODER]))
 
 
 def write_tiny(settings: AppSettings) -> None:
     """In a process of its own, since it needs torch, which takes its time to load."""
-    if (settings.checkpoints_folder / checkpoints.TINY_MARK).is_file():
+    if checkpoints.are_tiny(settings.checkpoints_folder):
         return
     command = [sys.executable, "-m", "models.tiny", str(settings.checkpoints_folder)]
     written = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,8 +12,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from models.errors import EngineError
-from models.music import AudioFormat, Latents, MusicRequest, OnProgress, Song, SongPlan, Track, ignore
+from models.editing import WHOLE, Splice, Window
+from models.errors import EngineDied, EngineError, UnknownModel
+from models.music import AudioFormat, Latents, MusicRequest, OnProgress, Song, SongPlan, Source, Track, ignore
+from serve_app.settings import AppSettings
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -66,14 +68,14 @@ async def last_of(responses: Any, on_progress: OnProgress) -> Any:
 
 
 async def retried(call: Callable[[], Awaitable[T]], what: str) -> T:
-    """Runs a stage again when its replica was lost; raises the stage's own error as the stage raised it."""
+    """Runs a stage again when its replica or engine was lost; raises the stage's own error as the stage raised it."""
     pauses_s = iter(PAUSES_S)
     while True:
         try:
             return await call()
-        except RayTaskError as error:
-            raise error.cause from error
-        except LOST as error:
+        except (RayTaskError, *LOST) as error:
+            if isinstance(error, RayTaskError) and not isinstance(error.cause, EngineDied):
+                raise error.cause from error
             pause_s = next(pauses_s, None)
             if pause_s is None:
                 raise StageLost(f"{what} was lost {len(PAUSES_S) + 1} times, last by {type(error).__name__}") from error
@@ -81,13 +83,20 @@ async def retried(call: Callable[[], Awaitable[T]], what: str) -> T:
             await asyncio.sleep(pause_s)
 
 
-class RemoteLm:
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        self._handle = handle.options(stream=True)
+class RemoteLms:
+    """The server's LMs behind one face; each request goes to the one it means."""
+
+    def __init__(self, settings: AppSettings, handles: Mapping[str, DeploymentHandle[Any]]) -> None:
+        self._settings = settings
+        self._handles = {name: handle.options(stream=True) for name, handle in handles.items()}
 
     async def plan(self, request: MusicRequest, on_progress: OnProgress = ignore) -> tuple[SongPlan, ...]:
+        lm = self._settings.lm_for(request.lm_model, request.lm_backend)
+        if lm is None:  # the settings changed while the job waited
+            raise UnknownModel(f"this server does not run LM {request.lm_model!r} any more")
+        handle = self._handles[lm.deployment]
         plans: tuple[SongPlan, ...] = await retried(
-            lambda: last_of(self._handle.plan.remote(request), on_progress), "the LM"
+            lambda: last_of(handle.plan.remote(request), on_progress), f"the LM {lm.model}"
         )
         return plans
 
@@ -107,8 +116,18 @@ class RemoteVae:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
 
-    async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
-        track: Track = await retried(lambda: _awaited(self._handle.decode.remote(latents, audio_format)), "the VAE")
+    async def encode(self, audio: str, window: Window = WHOLE) -> Source:
+        source: Source = await retried(lambda: _awaited(self._handle.encode.remote(audio, window)), "the VAE")
+        return source
+
+    async def encode_reference(self, audio: str) -> Latents:
+        latents: Latents = await retried(lambda: _awaited(self._handle.encode_reference.remote(audio)), "the VAE")
+        return latents
+
+    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
+        track: Track = await retried(
+            lambda: _awaited(self._handle.decode.remote(latents, audio_format, splice)), "the VAE"
+        )
         return track
 
 

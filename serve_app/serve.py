@@ -78,9 +78,8 @@ def first_request(address: str) -> str:
 def announce(scenario: Path, settings: AppSettings) -> None:
     say(f"scenario    {scenario.relative_to(PROJECT) if scenario.is_relative_to(PROJECT) else scenario}")
     say(f"checkpoints {settings.checkpoints_folder}")
-    say(
-        f"models      {', '.join(dit.model for dit in settings.dit)}; LM {settings.lm.model if settings.lm else 'none'}"
-    )
+    lms = ", ".join(lm.model for lm in settings.lm) or "none"
+    say(f"models      {', '.join(dit.model for dit in settings.dit)}; LM {lms}")
     say(f"data        {settings.data_folder} (jobs and audio; kept over a restart)")
     if settings.tiny:
         say("weights     RANDOM. Everything runs, and every sound is noise. Real weights: see README, 'Real weights'")

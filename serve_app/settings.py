@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from models.checkpoints import variant_named
 
@@ -18,7 +18,10 @@ class Settings(BaseModel):
 
 
 class LmSettings(Settings):
-    """One 5 Hz LM. `kv_cache_gib` is memory for attention keys and values, beside the weights."""
+    """One 5 Hz LM, a deployment of its own. `kv_cache_gib` is memory for attention keys and values, beside the weights.
+
+    A file `genres_vocab.txt` in the checkpoint's folder, one genre a line, lets the LM write genres.
+    """
 
     model: str = "acestep-5Hz-lm-1.7B"
     backend: Literal["vllm", "torch"] = "vllm"
@@ -27,13 +30,24 @@ class LmSettings(Settings):
     max_tokens: Annotated[int, Field(ge=4096)] = 8192  # prompt and answer of one song
     enforce_eager: bool = False
 
+    @property
+    def deployment(self) -> str:
+        """Without dots: Ray would show what follows the last of them as the name."""
+        name = f"lm-{self.model}".replace(".", "_")
+        return name if self.backend == "vllm" else f"{name}-{self.backend_name}"
+
+    @property
+    def backend_name(self) -> str:
+        """As the API calls it."""
+        return "vllm" if self.backend == "vllm" else "pt"
+
 
 class DitSettings(Settings):
     """One DiT variant. `tokens` bounds a batch: 12.5 tokens are a second of audio, a guided song counts twice."""
 
     model: str = "acestep-v15-turbo"
     songs: Annotated[int, Field(ge=1, le=8)] = 8
-    tokens: Annotated[int, Field(ge=7500)] = 24_000
+    tokens: Annotated[int, Field(ge=7500)] = 9_000
     packs_rows: bool | None = None  # all songs in one forward; unless said, on a GPU only
 
     @model_validator(mode="after")
@@ -69,6 +83,11 @@ class ApiSettings(Settings):
     max_body_mib: Annotated[int, Field(ge=1)] = 64
 
 
+def _listed(value: object) -> object:
+    """One LM may stand without a list; nothing is no LM."""
+    return [] if value is None else [value] if isinstance(value, dict) else value
+
+
 class AppSettings(Settings):
     """Relative folders are taken from the project's root, whichever folder the server is started in."""
 
@@ -78,7 +97,7 @@ class AppSettings(Settings):
     data: Path = Path("data")
     database_from: str = "ACESTEP_DATABASE_URL"  # the variable with PostgreSQL's URL; unset: SQLite in `data`, one host
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    lm: LmSettings | None = LmSettings()
+    lm: Annotated[tuple[LmSettings, ...], BeforeValidator(_listed)] = (LmSettings(),)  # default first; may be empty
     dit: Annotated[tuple[DitSettings, ...], Field(min_length=1)] = (DitSettings(),)
     vae: VaeSettings = VaeSettings()
     queue: QueueSettings = QueueSettings()
@@ -86,11 +105,20 @@ class AppSettings(Settings):
     api: ApiSettings = ApiSettings()
 
     @model_validator(mode="after")
-    def _names_each_variant_once(self) -> AppSettings:
+    def _names_each_model_once(self) -> AppSettings:
         names = [dit.model for dit in self.dit]
         if len(set(names)) < len(names):
             raise ValueError(f"dit names a variant twice: {', '.join(names)}; one entry a variant")
+        lms = [lm.deployment for lm in self.lm]
+        if len(set(lms)) < len(lms):
+            raise ValueError(f"lm names a model twice: {', '.join(lms)}; one entry for each model and backend")
         return self
+
+    def lm_for(self, model: str | None, backend: str | None) -> LmSettings | None:
+        """The LM a request means: of the model it names, or else of any, the first on the backend it asks for, or else
+        the first. `None` where there is none of that name."""
+        lms = [lm for lm in self.lm if model in (None, lm.model)]
+        return next((lm for lm in lms if lm.backend_name == backend), next(iter(lms), None))
 
     @property
     def checkpoints_folder(self) -> Path:

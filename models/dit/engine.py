@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from models.batching import BatchLimits
-from models.checkpoints import TEXT_ENCODER, check_request, locate, variant_named
+from models.checkpoints import TEXT_ENCODER, check_task, locate, variant_named
 from models.dit import sampling
+from models.dit.adapters import NO_ADAPTERS, AdapterCache, Blend
 from models.dit.conditioning import Conditioner
 from models.dit.loop import Device, Health, StepLoop, Ticket
 from models.dit.transformer import Row, Transformer
 from models.errors import CheckpointError, EngineError
-from models.music import Latents, Metas, MusicRequest, OnProgress, Song, SongPlan, frames_of, ignore
+from models.music import Latents, Lora, Metas, MusicRequest, OnProgress, Song, SongPlan, ignore
 from models.weights import read_dit
 
 STUCK_AFTER_S = 300.0
@@ -39,8 +40,10 @@ class DitEngine:
         limits: BatchLimits | None = None,
         device: torch.device | None = None,
         packs_rows: bool | None = None,
+        *,
+        adapters: Path | None = None,
     ) -> None:
-        """Without a device: CUDA where there is one. Raises CheckpointError."""
+        """Without a device: CUDA where there is one. `adapters` is the folder of LoRAs. Raises CheckpointError."""
         self._variant = variant_named(name)
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -49,6 +52,7 @@ class DitEngine:
             raise CheckpointError(f"{name} says is_turbo {weights.config.is_turbo}, which is not what {name} is")
         conditioner = Conditioner(weights, locate(TEXT_ENCODER, checkpoints), device, dtype)
         transformer = Transformer(weights, device, dtype)
+        self._adapters = AdapterCache(adapters, transformer.model)
         packs_rows = device.type == "cuda" if packs_rows is None else packs_rows
 
         def one_by_one(rows: Sequence[Row]) -> list[Tensor]:
@@ -59,11 +63,12 @@ class DitEngine:
 
     async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents:
         """Raises AceError. Cancelling it frees the song's place at the next step. `on_progress` gets steps."""
-        ticket = self._submit(song, _from_any_thread(on_progress))
-        try:
-            return await asyncio.wrap_future(ticket.answer)
-        finally:
-            self._loop.withdraw(ticket)
+        async with self._borrowed(song.request.loras) as adapters:
+            ticket = self._submit(song, _from_any_thread(on_progress), adapters)
+            try:
+                return await asyncio.wrap_future(ticket.answer)
+            finally:
+                self._loop.withdraw(ticket)
 
     def warm_up(self) -> None:
         """Makes ten seconds of nothing in particular, through every part a song goes through. Blocks."""
@@ -86,13 +91,31 @@ class DitEngine:
         """Blocks until the present step is over; songs under way fail with Cancelled."""
         self._loop.close()
 
-    def _submit(self, song: Song, on_progress: OnProgress) -> Ticket:
+    @asynccontextmanager
+    async def _borrowed(self, loras: Sequence[Lora]) -> AsyncIterator[Blend]:
+        """Read beside the event loop. A reading whose caller has left is ended and given back all the same."""
+        if not loras:
+            yield NO_ADAPTERS
+            return
+        reading = asyncio.ensure_future(asyncio.to_thread(self._adapters.borrow, loras))
+        try:
+            yield await asyncio.shield(reading)
+        finally:
+            if reading.done():
+                self._give_back(reading)
+            else:
+                reading.add_done_callback(self._give_back)
+
+    def _give_back(self, reading: asyncio.Future[Blend]) -> None:
+        if not reading.cancelled() and reading.exception() is None:
+            self._adapters.give_back(reading.result())
+
+    def _submit(self, song: Song, on_progress: OnProgress, adapters: Blend = NO_ADAPTERS) -> Ticket:
         """Puts a song in line."""
-        check_request(song.request, self._variant)
-        settings, remarks = sampling.resolve(song.request, self._variant)
-        duration = song.plan.metas.duration
-        assert duration is not None, "the pipeline settles every song's length"
-        ticket = Ticket(song, settings, frames_of(duration), remarks, on_progress, Future())
+        check_task(song.request, self._variant)
+        has_source = song.source is not None or bool(song.plan.codes)
+        settings, remarks = sampling.resolve(song.request, self._variant, has_source)
+        ticket = Ticket(song, settings, song.frames, remarks, on_progress, Future(), adapters)
         self._loop.submit(ticket)
         return ticket
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.batching import NOTHING, BatchLimits, Size, WaitingLine, run_in_halves
+from models.dit.adapters import NO_ADAPTERS, Blend
 from models.dit.sampling import Sampling, noises_of
 from models.dit.stepping import Conditions, Trajectory
 from models.dit.transformer import Row
@@ -47,6 +48,7 @@ class Ticket:
     remarks: tuple[str, ...]
     on_progress: OnProgress  # called in the device thread; must neither wait nor raise
     answer: Future[Latents]
+    adapters: Blend = NO_ADAPTERS
 
     @property
     def tokens(self) -> int:
@@ -105,7 +107,7 @@ class StepLoop:
         with self._changed:
             if self._is_closing:
                 raise EngineError(f"the DiT takes no more songs: {self._error or 'it was closed'}")
-            self._line.add(ticket, ticket.size, self._clock(), expected_s)
+            self._line.add(ticket, ticket.size, expected_s)
             self._changed.notify()
 
     def withdraw(self, ticket: Ticket) -> None:
@@ -158,8 +160,8 @@ class StepLoop:
     def _seat(self, ticket: Ticket) -> None:
         try:
             conditions = self._device.conditions_of(ticket.song)
-            noises = noises_of(ticket.song.seed, ticket.frames)
-            trajectory = Trajectory(ticket.sampling, conditions, self._device.null, noises)
+            noises = noises_of(ticket.song, ticket.frames)
+            trajectory = Trajectory(ticket.sampling, conditions, self._device.null, noises, ticket.adapters)
         except Exception as error:
             ticket.fail(_as_ace_error(error, ticket))
             _raise_if_lost(error)

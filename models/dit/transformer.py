@@ -16,6 +16,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.dit.adapters import NO_ADAPTERS, Blend
 from models.dit.attention import Attention, Lengths, attention_for
 from models.weights import DitWeights, load_strictly
 
@@ -28,6 +29,7 @@ class Row:
     t: float
     context: Tensor  # (frame, 2 x channel): source latents, chunk mask
     condition: Tensor  # (token, width)
+    adapters: Blend = NO_ADAPTERS
 
 
 class Transformer:
@@ -42,8 +44,21 @@ class Transformer:
         self._dtype = dtype
         self._attention = attention_for(device)
 
+    @property
+    def model(self) -> nn.Module:
+        module: nn.Module = self._model
+        return module
+
     def velocities(self, rows: Sequence[Row]) -> list[Tensor]:
-        """The velocity of each row, (frame, channel) in fp32."""
+        """The velocity of each row, (frame, channel) in fp32. One forward for all rows with the same adapters."""
+        answers: dict[int, Tensor] = {}
+        for adapters in dict.fromkeys(row.adapters for row in rows):
+            places = [place for place, row in enumerate(rows) if row.adapters == adapters]
+            with adapters.on(self._model):
+                answers |= zip(places, self._forward([rows[place] for place in places]), strict=True)
+        return [answers[place] for place in range(len(rows))]
+
+    def _forward(self, rows: Sequence[Row]) -> list[Tensor]:
         frames = tuple(len(row.x) for row in rows)
         tokens = Lengths.of(tuple((count + 1) // 2 for count in frames), self._device)
         conditions = Lengths.of(tuple(len(row.condition) for row in rows), self._device)

@@ -25,6 +25,7 @@ from models.lm.writing import Budget, Counts, Writer
 from models.music import (
     DEFAULT_SECONDS,
     MAX_AUDIO_CODE,
+    Metas,
     MusicRequest,
     SongPlan,
     codes_of,
@@ -38,6 +39,7 @@ METADATA_TOKENS = 150  # of a metadata block, about; for progress only
 FREE_MARGIN = 500  # tokens beside the codes where the LM is unconstrained
 
 Codes = tuple[int, ...]
+Trace = tuple[str, ...]
 
 
 class Planner:
@@ -50,15 +52,20 @@ class Planner:
         self._counts = counts
         self._has_run = False
         self._trace: list[str] = []
+        self._remarks: list[str] = []
 
     async def plan(self, request: MusicRequest) -> tuple[SongPlan, ...]:
+        self._counts.expect(_expected_tokens(request))
         completed = await self._complete(request)
         metadata = await self._metadata(completed, is_sampled=request.sample_query is not None)
-        codes = await self._codes(completed, metadata)
+        before = tuple(self._trace)
+        songs = await self._codes(completed, metadata)
         name = self._name if self._has_run else None
         return tuple(
-            planning.plan_of(completed, metadata, song, name).model_copy(update={"trace": tuple(self._trace)})
-            for song in codes
+            planning.plan_of(completed, metadata, codes, name).model_copy(
+                update={"trace": before + lines, "remarks": tuple(self._remarks)}
+            )
+            for codes, lines in songs
         )
 
     async def create_sample(
@@ -76,7 +83,10 @@ class Planner:
 
     async def understand(self, codes: Codes, drawing: Drawing) -> SongPlan:
         rules = planning.sample_rules(None, drawing.is_constrained)
-        return await self._describe(self._prompts.understand(codes_text(codes)), rules, drawing)
+        song = await self._describe(self._prompts.understand(codes_text(codes)), rules, drawing)
+        if not song.caption and song.metas == Metas():
+            raise BadPlan("the LM said nothing that can be used of these codes")
+        return song
 
     async def _complete(self, request: MusicRequest) -> MusicRequest:
         drawing = self._drawing(request, request.seeds[0])
@@ -100,17 +110,18 @@ class Planner:
             self._prompts.metadata_unguided(request.lyrics, request.lm_negative_prompt),
         )
         rules = planning.metadata_rules(request)
-        decoding = self._decoding(rules, self._drawing(request, request.seeds[0]), request.lm_cfg_scale)
+        drawing = self._drawing(request, request.seeds[0])
+        decoding = self._decoding(rules, drawing, request.lm_cfg_scale)
         on_token = self._counts.plan(METADATA_TOKENS)
         ids = await self._write(prompts, decoding, Budget(FEWEST_TOKENS, MOST_TOKENS), on_token)
-        self._tell("metadata", request, rules, ids)
-        return {**metadata_of(self._text_of(ids)), **known}
+        self._trace += self._lines("metadata", drawing, rules, ids)
+        return {**planning.sound(metadata_of(self._text_of(ids))), **planning.given_metadata(request)}
 
-    async def _codes(self, request: MusicRequest, metadata: Metadata) -> tuple[Codes, ...]:
+    async def _codes(self, request: MusicRequest, metadata: Metadata) -> tuple[tuple[Codes, Trace], ...]:
         if request.audio_codes:
-            return request.audio_codes
+            return tuple((codes, ()) for codes in request.audio_codes)
         if not request.thinking:
-            return ((),) * request.songs
+            return (((), ()),) * request.songs
         self._counts.settle()
         runs = [self._song_codes(request, metadata, seed) for seed in request.seeds]
         if request.allow_lm_batch:
@@ -119,21 +130,24 @@ class Planner:
 
     def _song_codes(
         self, request: MusicRequest, metadata: Metadata, seed: int
-    ) -> Callable[[], Coroutine[None, None, Codes]]:
+    ) -> Callable[[], Coroutine[None, None, tuple[Codes, Trace]]]:
         """Counted at once, written when called: the planned total of a job is known before its first song is done."""
         expected = planning.metas_of(metadata).duration if request.audio_duration is None else request.audio_duration
         on_token = self._counts.plan(codes_of(expected or DEFAULT_SECONDS) + 1)
 
-        async def write() -> Codes:
+        async def write() -> tuple[Codes, Trace]:
             prompts = (
                 self._prompts.codes(request.prompt, request.lyrics, cot_text(metadata)),
                 self._prompts.codes_unguided(request.prompt, request.lyrics, request.lm_negative_prompt),
             )
             rules = planning.code_rules(request)
-            decoding = self._decoding(rules, self._drawing(request, seed), request.lm_cfg_scale)
+            drawing = self._drawing(request, seed)
+            decoding = self._decoding(rules, drawing, request.lm_cfg_scale)
             ids = await self._write(prompts, decoding, _code_budget(rules), on_token)
-            self._tell(f"codes of seed {seed}", request, rules, ids)
-            return self._codes_in(ids, rules)
+            codes = self._codes_in(ids, rules)
+            if ids[-1] != self._writer.vocabulary.eos and len(codes) < (rules.most_codes or 0):
+                self._remarks.append(f"audio_duration: not given, and the LM had room for {len(codes)} codes only")
+            return codes, self._lines(f"codes of seed {seed}", drawing, rules, ids)
 
         return write
 
@@ -148,6 +162,7 @@ class Planner:
         on_token = self._counts.plan(METADATA_TOKENS)
         decoding = self._decoding(rules, drawing, 1.0)
         ids = await self._write((prompt, ""), decoding, Budget(FEWEST_TOKENS, MOST_TOKENS), on_token)
+        self._trace += self._lines("description", drawing, rules, ids)
         return planning.read_song(self._text_of(ids), self._name)
 
     def _text_of(self, ids: list[int]) -> str:
@@ -166,12 +181,23 @@ class Planner:
     def _decoding(self, rules: Rules, drawing: Drawing, scale: float) -> Decoding:
         return Decoding(rules, drawing.sampling, scale, drawing.seed)
 
-    def _tell(self, what: str, request: MusicRequest, rules: Rules, ids: list[int]) -> None:
-        if not request.constrained_decoding_debug:
-            return
-        for line in trace(self._writer.vocabulary, rules, ids):
-            logger.info("%s %s", what, line)
-            self._trace.append(f"{what} {line}")
+    def _lines(self, what: str, drawing: Drawing, rules: Rules, ids: list[int]) -> Trace:
+        """The steps of a run, logged too, where they are asked for."""
+        if not drawing.is_traced:
+            return ()
+        lines = tuple(f"{what} {line}" for line in trace(self._writer.vocabulary, rules, ids))
+        for line in lines:
+            logger.info(line)
+        return lines
+
+
+def _expected_tokens(request: MusicRequest) -> int:
+    """Of all phases to come, about; for progress only."""
+    descriptions = (request.sample_query is not None) + request.use_format
+    block = METADATA_TOKENS * (not planning.is_complete(request.metas) and request.sample_query is None)
+    writes_codes = request.thinking and not request.audio_codes
+    codes = request.songs * (codes_of(request.audio_duration or DEFAULT_SECONDS) + 1) if writes_codes else 0
+    return descriptions * METADATA_TOKENS + block + codes
 
 
 def _code_budget(rules: Rules) -> Budget:
@@ -181,7 +207,9 @@ def _code_budget(rules: Rules) -> Budget:
     return Budget(rules.fewest_codes + 1, most + 1)
 
 
-async def _all_or_none(runs: list[Callable[[], Coroutine[None, None, Codes]]]) -> tuple[Codes, ...]:
+async def _all_or_none(
+    runs: list[Callable[[], Coroutine[None, None, tuple[Codes, Trace]]]],
+) -> tuple[tuple[Codes, Trace], ...]:
     """The first failure cancels the others and waits until they have let go of the engine."""
     works = [asyncio.ensure_future(run()) for run in runs]
     try:

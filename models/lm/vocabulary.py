@@ -43,7 +43,7 @@ class Columns:
         )
 
     def cut(self, logits: Tensor) -> Tensor:
-        return logits[self.run] if self.run is not None else logits[self.ids]
+        return logits[self.run] if self.run is not None else logits.index_select(0, self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,4 +1,4 @@
-"""Cuts a song's latents into windows whose decoded middles, laid side by side, equal the song decoded in one piece."""
+"""Cuts a song into windows whose decoded or encoded middles, laid side by side, equal the song treated in one piece."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 # A latent reaches 9 frames to either side (measured on the real kernel structure), so this is exact.
 OVERLAP = 10
+# What a latent is encoded from reaches 12,165 samples before its first and after its last: less than 7 frames.
+ENCODE_OVERLAP = 7
 WINDOW = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Frames `first` to `last` are decoded, of which `keep_first` to `keep_last` are kept; ends are not included."""
+    """Frames `first` to `last` are worked on, and `keep_first` to `keep_last` of them kept; ends are not included."""
 
     first: int
     last: int

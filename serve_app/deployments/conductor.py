@@ -13,21 +13,21 @@ from models.errors import EngineError
 from models.pipeline import Stages
 from serve_app.conductor import Conductor, Pace
 from serve_app.jobs.store import JobStore, QueueLimits
-from serve_app.remote import RemoteDit, RemoteLm, RemoteVae
+from serve_app.remote import RemoteDit, RemoteLms, RemoteVae
 from serve_app.settings import AppSettings
 
 
 class ConductorReplica:
-    """`lm` is `None` on a server without an LM; `dits` maps a variant's name to its deployment."""
+    """`lms` maps a deployment's name to it, `dits` a variant's."""
 
     def __init__(
         self,
         settings: AppSettings,
-        lm: DeploymentHandle[Any] | None,
+        lms: Mapping[str, DeploymentHandle[Any]],
         dits: Mapping[str, DeploymentHandle[Any]],
         vae: DeploymentHandle[Any],
     ) -> None:
-        planner = RemoteLm(lm) if lm is not None else None
+        planner = RemoteLms(settings, lms) if lms else None
         decoder = RemoteVae(vae)
         self._settings = settings
         self._stages = {name: Stages(planner, RemoteDit(dit), decoder) for name, dit in dits.items()}

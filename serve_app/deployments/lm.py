@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 from models.checkpoints import locate
+from models.errors import EngineDied
 from models.music import MusicRequest, SongPlan
 from serve_app.deployments.device import device_of
 from serve_app.remote import Report, stream
 from serve_app.settings import AppSettings, LmSettings
 
+log = logging.getLogger(__name__)
+
 GIB = 2**30
+GENRES = "genres_vocab.txt"  # beside the weights
 
 
 class LmReplica:
@@ -20,6 +26,8 @@ class LmReplica:
         os.environ.update(engine_environment(lm, device.type == "cuda"))  # vLLM reads these while it is imported
         from models.lm.engine import EngineOptions, LmEngine
 
+        folder = locate(lm.model, settings.checkpoints_folder)
+        genres = folder / GENRES
         options = EngineOptions(
             backend=lm.backend,
             device=device.type,
@@ -28,16 +36,30 @@ class LmReplica:
             max_model_len=lm.max_tokens,
             kv_cache_memory_bytes=round(lm.kv_cache_gib * GIB) if device.type == "cuda" else None,
             enforce_eager=lm.enforce_eager,
+            genres=genres if genres.is_file() else None,
         )
-        self._engine = LmEngine(locate(lm.model, settings.checkpoints_folder), options)
+        self._engine = LmEngine(folder, options)
         await self._engine.warm_up()
 
     async def plan(self, request: MusicRequest) -> AsyncIterator[Report | tuple[SongPlan, ...]]:
-        async for item in stream(lambda on_progress: self._engine.plan(request, on_progress)):
-            yield item
+        with _ends_with_its_engine():
+            async for item in stream(lambda on_progress: self._engine.plan(request, on_progress)):
+                yield item
 
     async def check_health(self) -> None:
-        await self._engine.check_health()
+        with _ends_with_its_engine():
+            await self._engine.check_health()
+
+
+@contextmanager
+def _ends_with_its_engine() -> Iterator[None]:
+    """A replica whose engine is dead ends at once: callers then try another one, and Serve starts a new one. Waiting
+    for failed health checks would take half a minute, in which every job sent here is lost."""
+    try:
+        yield
+    except EngineDied:
+        log.critical("the LM's engine is dead, so this replica ends", exc_info=True)
+        os._exit(1)
 
 
 def engine_environment(lm: LmSettings, on_gpu: bool) -> dict[str, str]:

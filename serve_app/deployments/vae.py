@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from models.checkpoints import VAE, locate
-from models.music import AudioFormat, Latents, Track
+from models.editing import Splice, Window
+from models.music import AudioFormat, Latents, Source, Track
 from serve_app.artifacts import LocalArtifacts
 from serve_app.deployments.device import device_of
 from serve_app.settings import AppSettings
@@ -18,8 +19,14 @@ class VaeReplica:
         self._engine = VaeEngine(folder, keep, device_of(settings), settings.vae.encoders)
         self._engine.warm_up()
 
-    async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
-        return await self._engine.decode(latents, audio_format)
+    async def encode(self, audio: str, window: Window) -> Source:
+        return await self._engine.encode(audio, window)
+
+    async def encode_reference(self, audio: str) -> Latents:
+        return await self._engine.encode_reference(audio)
+
+    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
+        return await self._engine.decode(latents, audio_format, splice)
 
     async def check_health(self) -> None:
         self._engine.check_health()

@@ -227,6 +227,7 @@ def _tracks(job: Job, made: Made) -> list[dict[str, Any]]:
             "metas": _metas(job.request, plan),
             "audio_codes": "".join(f"<|audio_code_{code}|>" for code in plan.codes),
             **shared,
+            **({"debug": {"lm_trace": list(plan.trace)}} if plan.trace else {}),
         }
         for track, plan in zip(made.tracks, made.plans, strict=True)
     ]

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
+SECOND_LM = "acestep-5Hz-lm-1.7B"
 START_WITHIN_S = 240
 STOP_WITHIN_S = 60
 
@@ -26,7 +27,9 @@ STOP_WITHIN_S = 60
 class Server:
     """`python -m serve_app.serve` over a scenario of its own: another port, another data folder."""
 
-    def __init__(self, folder: Path, tiny: Path, models: tuple[str, ...] = ("acestep-v15-turbo",)) -> None:
+    def __init__(
+        self, folder: Path, tiny: Path, models: tuple[str, ...] = ("acestep-v15-turbo",), has_second_lm: bool = False
+    ) -> None:
         self.folder = folder
         self.scenario = folder / "scenario.yaml"
         with socket.socket() as free:
@@ -44,6 +47,11 @@ class Server:
             {"name": f"dit-{model}", "max_ongoing_requests": 32, "ray_actor_options": {"num_cpus": 0.1}}
             for model in models
         ]
+        if has_second_lm:
+            application["args"]["lm"].append({"model": SECOND_LM, "backend": "torch"})
+            application["deployments"].append(
+                {"name": f"lm-{SECOND_LM}-pt".replace(".", "_"), "ray_actor_options": {"num_cpus": 0.1}}
+            )
         self.scenario.write_text(yaml.safe_dump(content))
         self.address = f"http://127.0.0.1:{port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -141,7 +149,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Server]:
     models = ("acestep-v15-turbo", "acestep-v15-base", "acestep-v15-xl-turbo")
-    server = Server(tmp_path_factory.mktemp("server"), tiny, models)
+    server = Server(tmp_path_factory.mktemp("server"), tiny, models, has_second_lm=True)
     server.start()
     yield server
     server.stop()

@@ -131,7 +131,7 @@ def test_every_variant_makes_a_song(client: Client, model: str) -> None:
 
 def test_the_server_tells_it_is_ready_and_what_it_runs(client: Client) -> None:
     components = client.http.get("/readyz").json()["components"]
-    assert {"ingress", "conductor", "lm", "vae", "dit-acestep-v15-turbo"} <= set(components)
+    assert {"ingress", "conductor", "lm-acestep-5Hz-lm-0_6B", "vae", "dit-acestep-v15-turbo"} <= set(components)
     models = client.http.get("/v1/models").json()["data"]["models"]
     assert models[0]["name"] == "acestep-v15-turbo"
 

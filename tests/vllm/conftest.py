@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from transformers import AutoTokenizer
 
 from models.lm.backends.backend import EngineOptions
 from models.lm.engine import LmEngine
+from tests.vllm.plain_loop import PlainLoop, Song, songs_for
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lm"
 OPTIONS = EngineOptions(
@@ -32,3 +34,14 @@ async def engine(checkpoint: Path) -> AsyncIterator[LmEngine]:
     await engine.warm_up()
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def songs(checkpoint: Path) -> list[Song]:
+    return songs_for(AutoTokenizer.from_pretrained(checkpoint))
+
+
+@pytest.fixture(scope="session")
+def expected(checkpoint: Path, songs: list[Song]) -> list[list[int]]:
+    loop = PlainLoop(checkpoint)
+    return [loop.write(song) for song in songs]

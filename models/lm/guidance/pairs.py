@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.lm.decoding import Decoding, SongDecoder
+from models.lm.decoding import Chooser, Decoding, SongDecoder
 from models.lm.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Pairs:
         self._vocabulary = vocabulary
         self._songs: dict[str, SongDecoder] = {}
         self._broken: set[str] = set()
+        self._chooser = Chooser()
 
     def keep(self, uids: Iterable[str]) -> None:
         """Forgets every other song."""
@@ -68,20 +69,50 @@ class Pairs:
         by_song: dict[str, list[RowOfHalf]] = {}
         for row in rows:
             by_song.setdefault(row.half.uid, []).append(row)
+        whole: list[list[RowOfHalf]] = []
+        songs: list[tuple[SongDecoder, Tensor, Tensor | None]] = []
         for uid, halves in by_song.items():
-            if not self._write_song(uid, sorted(halves, key=lambda row: not row.half.is_cond), logits):
+            song = self._songs.get(uid)
+            if song is None:
+                song = self._songs[uid] = SongDecoder(self._vocabulary, halves[0].half.decoding)
+            if self._is_whole(song, halves):
+                whole.append(halves)
+                by_kind = {row.half.is_cond: logits[row.row] for row in halves}
+                songs.append((song, by_kind[True], by_kind.get(False)))
+            else:
                 self._part(uid, halves, logits)
+        if not songs:
+            return
+        try:
+            self._write_tokens(logits, whole, self._chooser.choose(songs))
+        except Exception:  # one song's fault must end neither its neighbours nor the engine
+            logger.exception("choosing tokens for %d songs failed; each is tried alone", len(songs))
+            for halves, step in zip(whole, songs, strict=True):
+                self._write_alone(logits, halves, step)
 
-    def _write_song(self, uid: str, halves: list[RowOfHalf], logits: Tensor) -> bool:
-        decoding = halves[0].half.decoding
-        song = self._songs.setdefault(uid, SongDecoder(self._vocabulary, decoding))
-        is_whole = [row.half.is_cond for row in halves] == ([True, False] if decoding.is_guided else [True])
-        if uid in self._broken or not is_whole or any(row.step != song.steps for row in halves):
-            return False
-        token = song.choose(logits[halves[0].row], logits[halves[1].row] if decoding.is_guided else None)
-        for row in halves:
-            logits[row.row, token] = torch.finfo(logits.dtype).max
-        return True
+    def _write_alone(
+        self, logits: Tensor, halves: list[RowOfHalf], song: tuple[SongDecoder, Tensor, Tensor | None]
+    ) -> None:
+        if song[0].steps > halves[0].step:  # it had its token before another failed
+            self._part(halves[0].half.uid, halves, logits)
+            return
+        try:
+            self._write_tokens(logits, [halves], self._chooser.choose([song]))
+        except Exception:
+            logger.exception("song %s failed", halves[0].half.uid)
+            self._part(halves[0].half.uid, halves, logits)
+
+    @staticmethod
+    def _write_tokens(logits: Tensor, whole: list[list[RowOfHalf]], tokens: Tensor) -> None:
+        numbers = [row.row for halves in whole for row in halves]
+        songs_of_rows = [song for song, halves in enumerate(whole) for _ in halves]
+        logits[numbers, tokens[songs_of_rows]] = torch.finfo(logits.dtype).max
+
+    def _is_whole(self, song: SongDecoder, halves: list[RowOfHalf]) -> bool:
+        first = halves[0].half
+        kinds = {True, False} if first.decoding.is_guided else {True}
+        are_there = len(halves) == len(kinds) and {row.half.is_cond for row in halves} == kinds
+        return are_there and first.uid not in self._broken and all(row.step == song.steps for row in halves)
 
     def _part(self, uid: str, halves: list[RowOfHalf], logits: Tensor) -> None:
         if uid not in self._broken:

@@ -1,4 +1,5 @@
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -6,17 +7,17 @@ from torch import Tensor
 
 from models.checkpoints import variant_named
 from models.dit import sampling
+from models.dit.refinements import retaken
 from models.dit.sampling import Sampling
-from models.dit.stepping import Condition, Conditions, Trajectory
+from models.dit.stepping import Condition, Conditions, Kept, Trajectory
 from models.dit.transformer import Transformer
-from models.music import MusicRequest
+from models.editing import keeping_of
+from models.music import MusicRequest, Task
 from models.weights import DitWeights, read_dit
 from tests.parity.golden import DIT, Case, names, read_case
 
 CASES = [
-    *names("turbo_ode_", "turbo_custom_", "turbo_infer_steps_", "turbo_sde_", "turbo_heun"),
-    *names("base_apg_", "base_adg_", "base_no_guidance", "base_custom_", "base_sde_", "base_heun_"),
-    *names("cover_codes", "cover_audio", "cover_strength_", "lego_window", "repaint_window_only"),
+    *names("turbo_", "base_", "cover_", "repaint_", "lego_"),
 ]
 
 
@@ -47,26 +48,62 @@ def sampling_of(case: Case) -> Sampling:
             "cfg_interval_start": asked.get("cfg_interval_start", 0.0),
             "cfg_interval_end": asked.get("cfg_interval_end", 1.0),
             "audio_cover_strength": asked.get("audio_cover_strength", 1.0),
+            "cover_noise_strength": asked.get("cover_noise_strength", 0.0),
+            "velocity_norm_threshold": asked.get("velocity_norm_threshold", 0.0),
+            "velocity_ema_factor": asked.get("velocity_ema_factor", 0.0),
+            "dcw_enabled": asked.get("dcw_enabled", False),
+            "task_type": task_of(case),
+            **repaint_mode_of(case),
         }
     )
-    settings, _ = sampling.resolve(request, variant_named(request.model))
+    settings, _ = sampling.resolve(request, variant_named(request.model), has_source="src_latents" in case.inputs)
     return settings
 
 
+def task_of(case: Case) -> Task:
+    prefix = case.name.partition("_")[0]
+    return Task(prefix) if prefix in list(Task) else Task.TEXT2MUSIC
+
+
+def repaint_mode_of(case: Case) -> dict[str, Any]:
+    """The mode and strength behind the numbers of the case."""
+    ratio = case.parameters.get("repaint_injection_ratio", 0.0)
+    asked: dict[str, Any] = {"repaint_strength": 1.0 - ratio}
+    if ratio in (0.0, 1.0):
+        asked["repaint_mode"] = "conservative" if ratio else "aggressive"
+    keeping = keeping_of(MusicRequest(model="any", seeds=(0,), **asked))
+    assert keeping.injection == ratio
+    assert keeping.crossfade_frames == case.parameters.get("repaint_crossfade_frames", 0)
+    return asked
+
+
 def conditions_of(case: Case) -> Conditions:
-    first = Condition(case.inputs["encoder_hidden_states"][0], case.inputs["context_latents"][0])
-    if "context_latents_non_cover" not in case.inputs:
-        return Conditions(first)
     inputs = case.inputs
+    then, kept = None, None
+    if "context_latents_non_cover" in inputs:
+        then = Condition(inputs["encoder_hidden_states_non_cover"][0], inputs["context_latents_non_cover"][0])
+    if "clean_src_latents" in inputs:
+        first, last = case.parameters["window_frames"]
+        assert inputs["repaint_mask"][0].nonzero().flatten().tolist() == list(range(first, last))
+        kept = Kept(inputs["clean_src_latents"][0], first, last)
     return Conditions(
-        first, Condition(inputs["encoder_hidden_states_non_cover"][0], inputs["context_latents_non_cover"][0])
+        Condition(inputs["encoder_hidden_states"][0], inputs["context_latents"][0]),
+        then,
+        start=inputs["src_latents"][0] if "src_latents" in inputs else None,
+        kept=kept,
     )
 
 
 def trajectory_of(case: Case, weights: dict[str, DitWeights]) -> Trajectory:
-    drawn = chain(case.inputs["noise"], case.inputs.get("eps", ()))
+    drawn = chain(noise_of(case), case.inputs.get("eps", ()))
     null = weights[case.checkpoint.name].null_condition[0]
     return Trajectory(sampling_of(case), conditions_of(case), null, drawn)
+
+
+def noise_of(case: Case) -> Tensor:
+    if "retake_noise" not in case.inputs:
+        return case.inputs["noise"]
+    return retaken(case.inputs["noise"], case.inputs["retake_noise"], case.parameters["retake_variance"])
 
 
 @torch.inference_mode()
@@ -131,5 +168,5 @@ def test_guidance_is_on_where_the_reference_has_it_on(weights: dict[str, DitWeig
 @pytest.mark.parametrize("name", ["turbo_ode_shift3", "base_apg_n10"])
 def test_a_seed_is_the_references_noise(name: str) -> None:
     case = read_case(name)
-    noise = next(sampling.noises_of(case.parameters["seed"], case.parameters["T"]))
+    noise = next(sampling.draws(case.parameters["seed"], case.parameters["T"]))
     assert torch.equal(noise[None], case.inputs["noise"])

@@ -102,3 +102,32 @@ def test_a_second_is_25_frames_and_5_codes(seconds: float, frames: int, codes: i
 def test_a_request_survives_the_trip_through_json() -> None:
     asked = request(lyrics="[verse]\nÉté 夏", timesteps=(0.9, 0.5), audio_codes=((1, 2),), key_scale="Am")
     assert MusicRequest.model_validate_json(asked.model_dump_json()) == asked
+
+
+def test_a_window_that_ends_before_it_begins_is_refused() -> None:
+    with pytest.raises(ValidationError, match="repainting_end 3 s is not after repainting_start 5 s"):
+        request(repainting_start=5, repainting_end=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"retake_seeds": (1, 2), "retake_variance": 0.5}, "2 retake seeds for 1 songs"),
+        ({"retake_seeds": (1,)}, "retake_variance 0 with 1"),
+        ({"retake_variance": 0.5}, "retake_variance 0.5 with 0"),
+    ],
+)
+def test_a_retake_needs_a_seed_for_each_song_and_how_far_to_go(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        request(**fields)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/b", ".x", "", "x" * 200, "a\nb"])
+def test_an_adapters_name_is_no_path(name: str) -> None:
+    with pytest.raises(ValidationError, match="loras"):
+        request(loras=[{"name": name}])
+
+
+def test_an_adapter_is_named_once() -> None:
+    with pytest.raises(ValidationError, match="names an adapter twice"):
+        request(loras=[{"name": "a"}, {"name": "a", "scale": 0.5}])

@@ -3,8 +3,10 @@ import asyncio
 import numpy as np
 import pytest
 
+from models.editing import WHOLE, Splice, Window
 from models.errors import BadAudio
 from models.music import (
+    SAMPLES_PER_FRAME,
     AudioFormat,
     Latents,
     Made,
@@ -14,12 +16,15 @@ from models.music import (
     Progress,
     Song,
     SongPlan,
+    Source,
     Stage,
+    Task,
     Track,
-    frames_of,
     ignore,
 )
 from models.pipeline import Stages, make_music, needs_lm, plan_as_asked, wants_lm, with_duration
+
+SOURCE_SAMPLES = 12 * 48_000
 
 
 def request(**fields: object) -> MusicRequest:
@@ -34,6 +39,18 @@ class StageFakes:
         self.songs: list[Song] = []
         self.fail_on_seed: int | None = None
         self.cancelled: list[int] = []
+        self.encoded: list[tuple[str, Window | None]] = []
+        self.splices: list[Splice | None] = []
+
+    async def encode(self, audio: str, window: Window = WHOLE) -> Source:
+        self.encoded.append((audio, window))
+        span = window.on(SOURCE_SAMPLES)
+        frames = (span.before + SOURCE_SAMPLES + span.after) // SAMPLES_PER_FRAME
+        return Source(np.ones((frames, 64), np.float32), SOURCE_SAMPLES)
+
+    async def encode_reference(self, audio: str) -> Latents:
+        self.encoded.append((audio, None))
+        return Latents(np.ones((750, 64), np.float32))
 
     async def plan(self, request: MusicRequest, on_progress: OnProgress = ignore) -> tuple[SongPlan, ...]:
         self.planned += 1
@@ -57,10 +74,10 @@ class StageFakes:
             raise
         if song.seed == self.fail_on_seed:
             raise BadAudio("silence")
-        assert song.plan.metas.duration is not None
-        return Latents(np.full((frames_of(song.plan.metas.duration), 64), song.seed, np.float32), ("one remark",))
+        return Latents(np.full((song.frames, 64), song.seed, np.float32), ("one remark",))
 
-    async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
+    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
+        self.splices.append(splice)
         ref = f"{latents.values[0, 0]:.0f}.mp3"
         return Track(ref=ref, audio_format=audio_format, seconds=latents.seconds, size=1, sha256="")
 
@@ -110,9 +127,47 @@ async def test_a_failed_song_cancels_its_neighbours_and_raises_its_own_error(fak
     assert sorted(fakes.cancelled) == [1, 3]
 
 
-async def test_the_lm_takes_no_part_in_covers(fakes: StageFakes) -> None:
-    await make(fakes, request(task_type="cover", src_audio="a.wav", thinking=True))
+@pytest.mark.parametrize("task", [task for task in Task if task is not Task.TEXT2MUSIC])
+async def test_what_is_made_from_a_source_is_as_long_as_it_and_in_the_callers_own_words(
+    fakes: StageFakes, task: Task
+) -> None:
+    asked = request(task_type=task, src_audio="a.wav", thinking=True, audio_duration=30, prompt="jazz")
+    made, _ = await make(fakes, asked)
     assert fakes.planned == 0
+    assert (made.plans[0].caption, made.plans[0].metas.duration) == ("jazz", 12.0)
+    assert fakes.songs[0].frames == 300
+
+
+async def test_source_and_reference_are_encoded_once_for_all_songs(fakes: StageFakes) -> None:
+    asked = request(seeds=(1, 2, 3), task_type="cover", src_audio="a.wav", reference_audio="b.wav")
+    _, seen = await make(fakes, asked)
+    assert fakes.encoded == [("a.wav", WHOLE), ("b.wav", None)]
+    first, *rest = fakes.songs
+    assert first.source is not None
+    assert first.reference is not None
+    assert all(song.source is first.source and song.reference is first.reference for song in rest)
+    assert seen[0] == Progress(Stage.ENCODE, 1, 1)
+
+
+async def test_a_repainted_song_is_lengthened_and_gets_its_sources_sound_back(fakes: StageFakes) -> None:
+    window = {"repainting_start": -1.0, "repainting_end": 14.0}
+    made, _ = await make(fakes, request(task_type="repaint", src_audio="a.wav", **window))
+    assert fakes.encoded == [("a.wav", Window(-1.0, 14.0))]
+    assert fakes.splices == [Splice("a.wav", Window(-1.0, 14.0), 0.025)]
+    assert made.plans[0].metas.duration == 15.0
+
+
+async def test_a_source_that_is_not_used_is_not_encoded(fakes: StageFakes) -> None:
+    await make(fakes, request(src_audio="a.wav"))
+    await make(fakes, request(task_type="cover", src_audio="a.wav", audio_codes=((1,) * 60,)))
+    assert fakes.encoded == []
+    assert fakes.splices == [None, None]
+
+
+async def test_text_to_music_with_a_reference_is_planned_as_ever(fakes: StageFakes) -> None:
+    await make(fakes, request(reference_audio="b.wav", thinking=True))
+    assert fakes.planned == 1
+    assert fakes.songs[0].reference is not None
 
 
 COMPLETE = {"bpm": 120, "key_scale": "C major", "time_signature": "4", "audio_duration": 30}
@@ -148,3 +203,8 @@ def test_a_length_nobody_gave_is_what_the_codes_fill_or_a_minute() -> None:
     with_codes = plan.model_copy(update={"codes": (0,) * 75})
     assert with_duration(with_codes).metas.duration == 15.0
     assert with_duration(plan).metas.duration == 60.0
+
+
+def test_a_source_shorter_than_a_song_may_be_is_no_metadata() -> None:
+    plan = SongPlan(caption="", lyrics="", language="unknown", metas=Metas(duration=60.0))
+    assert with_duration(plan, Source(np.ones((50, 64), np.float32), 96_000)).metas.duration is None

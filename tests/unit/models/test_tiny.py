@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from models.checkpoints import LMS, TEXT_ENCODER, TINY_MARK, VAE, VARIANTS
+from models.checkpoints import LMS, TEXT_ENCODER, TINY_MARK, VAE, VARIANTS, are_tiny
 from models.errors import CheckpointError
 from models.tiny import AUDIO_CODES, LM, write_tiny
 
@@ -22,7 +22,7 @@ def test_the_same_bytes_come_out_every_time(tiny: Path, tmp_path: Path) -> None:
 
 def test_it_writes_a_turbo_a_base_and_an_xl_variant_and_all_around_them(tiny: Path) -> None:
     folders = {path.name for path in tiny.iterdir() if path.is_dir()}
-    assert folders == {"acestep-v15-turbo", "acestep-v15-base", "acestep-v15-xl-turbo", VAE, TEXT_ENCODER, LM}
+    assert folders == {"acestep-v15-turbo", "acestep-v15-base", "acestep-v15-xl-turbo", VAE, TEXT_ENCODER, *LMS}
     assert folders - {VAE, TEXT_ENCODER} <= {*VARIANTS, *LMS}
     assert sum(path.stat().st_size for path in tiny.rglob("*") if path.is_file()) < 25e6
 
@@ -40,10 +40,15 @@ def test_somebody_elses_files_are_never_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_what_an_older_version_wrote_is_not_taken_for_this_one(tmp_path: Path) -> None:
+def test_what_another_version_wrote_gives_way(tmp_path: Path) -> None:
     (tmp_path / TINY_MARK).write_text('{"version": 0}')
-    with pytest.raises(CheckpointError, match="this version"):
-        write_tiny(tmp_path)
+    (tmp_path / "old").mkdir()
+    assert not are_tiny(tmp_path)
+
+    write_tiny(tmp_path)
+
+    assert are_tiny(tmp_path)
+    assert not (tmp_path / "old").exists()
 
 
 def test_the_lm_tokenizer_knows_thinking_codes_and_single_digits(tiny: Path) -> None:

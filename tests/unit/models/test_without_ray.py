@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 
@@ -33,9 +34,41 @@ async def test_three_engines_make_a_song(tiny: Path, tmp_path: Path) -> None:
     made = await make_music(request, Stages(lm, dit, vae), seen.append)
     assert [len(plan.codes) for plan in made.plans] == [50]
     assert (made.dit_model, made.lm_model) == (TURBO, LM)
-    assert {progress.stage for progress in seen} == set(Stage)
+    assert {progress.stage for progress in seen} == set(Stage) - {Stage.ENCODE}
     for track in made.tracks:
         samples, rate = soundfile.read(tmp_path / track.ref)
         assert abs(len(samples) / rate - 10) < 0.1
     for engine in (lm, dit, vae):
         engine.close()
+
+
+async def test_a_window_of_a_recording_is_made_anew(tiny: Path, tmp_path: Path) -> None:
+    recording = np.random.default_rng(0).uniform(-0.5, 0.5, (36_000, 2)).astype(np.float32)
+
+    def keep(extension: str, content: bytes) -> str:
+        (tmp_path / f"song.{extension}").write_bytes(content)
+        return f"song.{extension}"
+
+    dit = DitEngine(tiny, TURBO, BatchLimits(), torch.device("cpu"))
+    vae = VaeEngine(tiny / VAE, keep, torch.device("cpu"), encoders=1, read=lambda ref: {"recording": recording}[ref])
+    request = MusicRequest.model_validate(
+        {
+            "model": TURBO,
+            "seeds": (1,),
+            "task_type": "repaint",
+            "src_audio": "recording",
+            "repainting_start": 0.5,
+            "repainting_end": 1.0,
+            "audio_format": "wav",
+        }
+    )
+    seen: list[Progress] = []
+    made = await make_music(request, Stages(None, dit, vae), seen.append)
+    assert (made.tracks[0].seconds, made.remarks) == (1.0, ())
+    assert {progress.stage for progress in seen} == {Stage.ENCODE, Stage.DENOISE, Stage.DECODE}
+    samples, _ = soundfile.read(tmp_path / made.tracks[0].ref, dtype="float32")
+    kept, was = samples[:20_000].ravel(), recording[:20_000].ravel()
+    assert np.corrcoef(kept, was)[0, 1] > 0.9999
+    assert abs(np.corrcoef(samples[26_000:36_000].ravel(), recording[26_000:36_000].ravel())[0, 1]) < 0.5
+    dit.close()
+    vae.close()

@@ -7,8 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.editing import WHOLE, Splice, Window
 from models.errors import BadAudio
-from models.music import AudioFormat, Latents, MusicRequest, OnProgress, Song, SongPlan, Track, frames_of, ignore
+from models.music import (
+    AudioFormat,
+    Latents,
+    MusicRequest,
+    OnProgress,
+    Song,
+    SongPlan,
+    Source,
+    Track,
+    frames_of,
+    ignore,
+)
 from models.pipeline import Stages
 from serve_app.conductor import Conductor, Pace
 from serve_app.jobs.job import Job, Status, Terms
@@ -48,7 +60,13 @@ class FakeStages:
             self.running -= 1
         return Latents(np.ones((frames_of(10), 64), np.float32))
 
-    async def decode(self, latents: Latents, audio_format: AudioFormat) -> Track:
+    async def encode(self, audio: str, window: Window = WHOLE) -> Source:
+        return Source(np.ones((frames_of(10), 64), np.float32), 480_000)
+
+    async def encode_reference(self, audio: str) -> Latents:
+        return Latents(np.ones((750, 64), np.float32))
+
+    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
         return Track(ref="0" * 32 + ".mp3", audio_format=audio_format, seconds=10.0, size=1, sha256="")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from models.errors import BadAudio
+from models.errors import BadAudio, EngineDied
 from models.music import OnProgress
 from serve_app import remote
 from serve_app.remote import Report, StageLost, last_of, retried, stream
@@ -88,6 +88,19 @@ async def test_an_error_is_unwrapped_from_what_ray_makes_of_it() -> None:
     with pytest.raises(BadAudio) as caught:
         await retried(call, "the VAE")
     assert caught.value.public_message == "silence"
+
+
+async def test_a_dead_engine_is_a_lost_replica() -> None:
+    tries: list[int] = []
+
+    async def call() -> str:
+        tries.append(1)
+        if len(tries) < 2:
+            wrapped: Any = RayTaskError
+            raise wrapped("plan", "a long traceback", EngineDied("no engine"))
+        return "plans"
+
+    assert await retried(call, "the LM") == "plans"
 
 
 async def test_a_lost_replica_is_called_again_with_the_same_call() -> None:

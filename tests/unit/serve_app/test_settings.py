@@ -60,3 +60,42 @@ def test_tiny_checkpoints_are_written_where_they_are_wanted_and_absent(tiny: Pat
         prepare(
             settings.model_copy(update={"dit": AppSettings.model_validate({"dit": [{"model": "acestep-v15-sft"}]}).dit})
         )
+
+
+LMS = [
+    {"model": "acestep-5Hz-lm-1.7B"},
+    {"model": "acestep-5Hz-lm-0.6B"},
+    {"model": "acestep-5Hz-lm-0.6B", "backend": "torch"},
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "backend", "deployment"),
+    [
+        (None, None, "lm-acestep-5Hz-lm-1_7B"),
+        (None, "vllm", "lm-acestep-5Hz-lm-1_7B"),
+        (None, "pt", "lm-acestep-5Hz-lm-0_6B-pt"),
+        ("acestep-5Hz-lm-0.6B", None, "lm-acestep-5Hz-lm-0_6B"),
+        ("acestep-5Hz-lm-0.6B", "pt", "lm-acestep-5Hz-lm-0_6B-pt"),
+        ("acestep-5Hz-lm-1.7B", "pt", "lm-acestep-5Hz-lm-1_7B"),  # the engine remarks that it is not on pt
+    ],
+)
+def test_a_request_goes_to_the_lm_it_means(model: str | None, backend: str | None, deployment: str) -> None:
+    lm = AppSettings.model_validate({"lm": LMS}).lm_for(model, backend)
+    assert lm is not None
+    assert lm.deployment == deployment
+
+
+def test_an_lm_that_is_not_configured_is_none() -> None:
+    settings = AppSettings.model_validate({"lm": LMS})
+    assert settings.lm_for("acestep-5Hz-lm-4B", None) is None
+    assert AppSettings.model_validate({"lm": None}).lm_for(None, None) is None
+
+
+def test_one_lm_needs_no_list() -> None:
+    assert AppSettings.model_validate({"lm": LMS[1]}).lm == AppSettings.model_validate({"lm": [LMS[1]]}).lm
+
+
+def test_a_model_on_the_same_backend_twice_is_refused() -> None:
+    with pytest.raises(ValidationError, match="one entry for each model and backend"):
+        AppSettings.model_validate({"lm": [LMS[0], LMS[0]]})

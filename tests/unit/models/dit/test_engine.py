@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from models.batching import BatchLimits
 from models.dit.engine import DitEngine
 from models.errors import InvalidRequest
-from models.music import Metas, MusicRequest, OnProgress, Song, SongPlan, ignore
+from tests.unit.models.dit.songs import distance, song, values
 
 CPU = torch.device("cpu")
 CODES = tuple(range(0, 64_000, 1000))
@@ -34,20 +32,6 @@ def base(tiny: Path) -> Iterator[DitEngine]:
 def running(engine: DitEngine) -> Iterator[DitEngine]:
     yield engine
     engine.close()
-
-
-def song(seconds: float = 10.0, seed: int = 1, plan: dict[str, Any] | None = None, **fields: Any) -> Song:
-    words: dict[str, Any] = {"caption": "calm piano", "lyrics": "[Verse]\nla la", "language": "en"}
-    words |= {"metas": Metas(duration=seconds), **(plan or {})}
-    return Song(MusicRequest(model="any", seeds=(seed,), **fields), 0, SongPlan(**words))
-
-
-async def values(engine: DitEngine, asked: Song, on_progress: OnProgress = ignore) -> NDArray[np.float32]:
-    return (await engine.denoise(asked, on_progress)).values
-
-
-def distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
 
 
 async def test_a_seed_is_a_song_to_the_last_bit(turbo: DitEngine) -> None:

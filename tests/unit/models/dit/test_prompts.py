@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.dit.conditioning import instruction_of, lyric_prompt, text_prompt
+import pytest
+
+from models.dit.prompts import instruction_of, lyric_prompt, text_prompt
 from models.music import Metas, MusicRequest, SongPlan
 
 
@@ -44,3 +46,20 @@ def test_a_song_with_audio_codes_is_a_cover_of_them() -> None:
 def test_a_given_instruction_is_taken_and_a_blank_one_is_not() -> None:
     assert instruction(instruction="Play it") == "Play it"
     assert instruction(instruction="  ") == instruction()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"task_type": "cover"}, "Generate audio semantic tokens based on the given conditions:"),
+        ({"task_type": "repaint"}, "Repaint the mask area based on the given conditions:"),
+        ({"task_type": "lego", "track_name": "drums"}, "Generate the DRUMS track based on the audio context:"),
+        ({"task_type": "lego"}, "Generate the track based on the audio context:"),
+        ({"task_type": "extract", "track_name": "vocals"}, "Extract the VOCALS track from the audio:"),
+        ({"task_type": "extract"}, "Extract the track from the audio:"),
+        ({"task_type": "complete", "track_classes": ("drums", "bass")}, "Complete the input track with DRUMS | BASS:"),
+        ({"task_type": "complete"}, "Complete the input track:"),
+    ],
+)
+def test_an_instruction_is_made_from_the_task_and_its_tracks(fields: dict[str, Any], said: str) -> None:
+    assert instruction(**fields) == said

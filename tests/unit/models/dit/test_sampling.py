@@ -91,10 +91,63 @@ def test_heun_calls_twice_a_step_but_for_turbos_last() -> None:
     assert Sampling(timesteps, Method.HEUN, ends_in_one_call=True).calls == 15
 
 
-def test_a_repaint_window_without_repainting_is_remarked_on() -> None:
-    _, remarks = resolve(request(repainting_end=5.0), TURBO)
+def edit(task: str, **fields: Any) -> MusicRequest:
+    return request(task_type=task, src_audio="a", **fields)
 
-    assert remarks == ("repainting_start, repainting_end: not applied to task_type text2music",)
+
+def test_the_source_is_put_back_after_the_first_steps_of_a_repaint() -> None:
+    asked = edit("repaint", repainting_end=5.0)
+    assert resolve(asked, TURBO, has_source=True)[0].injected_steps == 4
+    settings, remarks = resolve(edit("repaint", repaint_mode="conservative"), TURBO, has_source=True)
+    assert (settings.injected_steps, settings.crossfade_frames) == (7, 25)  # turbo's last step is followed by none
+    assert resolve(edit("lego", repaint_mode="conservative"), BASE, has_source=True)[0].injected_steps == 50
+    assert resolve(edit("cover", repaint_mode="conservative"), TURBO, has_source=True)[0].injected_steps == 0
+    assert remarks == ()
+
+
+def test_a_song_that_begins_at_its_source_takes_only_the_last_steps() -> None:
+    settings, _ = resolve(edit("cover", cover_noise_strength=0.35, audio_cover_strength=0.5), TURBO, has_source=True)
+
+    assert settings.begins_at_source
+    assert settings.timesteps == schedule(8, 3.0)[5:]
+    assert settings.switch_step == 1  # half of the three that are left
+
+
+def test_the_whole_source_leaves_one_step_to_be_made() -> None:
+    settings, _ = resolve(edit("cover", cover_noise_strength=1.0), TURBO, has_source=True)
+    assert settings.timesteps == schedule(8, 3.0)[-2:]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"repainting_start": 1.0, "repainting_end": 5.0}, ["repainting_start", "repainting_end"]),
+        ({"repaint_mode": "aggressive", "repaint_strength": 0.1}, ["repaint_mode", "repaint_strength"]),
+        ({"track_name": "drums", "track_classes": ("bass",)}, ["track_name", "track_classes"]),
+        ({"src_audio": "a"}, ["src_audio"]),
+        ({"cover_noise_strength": 0.5}, ["cover_noise_strength"]),
+    ],
+)
+def test_what_another_task_would_take_is_remarked_on(fields: dict[str, Any], named: list[str]) -> None:
+    _, remarks = resolve(request(**fields), TURBO)
+
+    assert [remark.split(":")[0] for remark in remarks] == named
+
+
+def test_a_task_takes_what_is_its_own_without_remark() -> None:
+    for asked in (
+        edit("repaint", repainting_end=5.0, repaint_mode="aggressive"),
+        edit("lego", repainting_start=1.0, track_name="drums", cover_noise_strength=0.1),
+        edit("extract", track_name="vocals"),
+        edit("complete", track_classes=("drums", "bass")),
+    ):
+        assert resolve(asked, BASE, has_source=True)[1] == ()
+
+
+def test_plans_of_a_length_or_by_the_lm_are_remarked_on_where_there_is_a_source() -> None:
+    _, remarks = resolve(edit("cover", audio_duration=30.0, thinking=True), TURBO, has_source=True)
+
+    assert [remark.split(":")[0] for remark in remarks] == ["thinking", "audio_duration"]
 
 
 @pytest.mark.parametrize(

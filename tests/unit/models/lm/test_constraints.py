@@ -91,7 +91,7 @@ class Run:
                 choice = values.argmax()
             else:
                 weights = ((values - values.max()) / case["rule"]["temperature"]).exp()
-                choice = draw(weights, uniform_of(case["seed"], step))
+                choice = draw(weights[None], [uniform_of(case["seed"], step)])[0]
             token = int(columns.ids[choice])
             self.allowed.append(columns.ids.tolist())
             self.chosen.append(token)
