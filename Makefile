@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test long queue e2e check format lock clean
+.PHONY: help setup serve test long e2e check format lock clean
 PY := .venv/bin/python
 
 help: ## this list
@@ -14,11 +14,8 @@ serve: setup ## the server, at port 8001
 test: setup ## every test: plain Python first, then a real vLLM, then a real Ray Serve
 	@$(PY) -m pytest -m "not vllm and not ray and not long" && $(PY) -m pytest -m "vllm and not ray" && $(PY) -m pytest -m ray
 
-long: setup ## tests of minutes each: the job store killed between any two statements, thousands of times, and others
+long: setup ## tests that take minutes: the job store killed between any two statements, thousands of times
 	@$(PY) -m pytest -m long
-
-queue: setup ## benchmark: the job store with a short and with a long queue, on both databases
-	@$(PY) -m benchmarks.queue
 
 e2e: setup ## only the tests that start Ray Serve
 	@$(PY) -m pytest -m ray
