@@ -26,7 +26,7 @@ from models.music import (
     SAMPLE_RATE,
     SAMPLES_PER_FRAME,
     SILENCE,
-    AudioFormat,
+    Encoding,
     Latents,
     Source,
     Track,
@@ -84,11 +84,11 @@ class VaeEngine:
         samples = await loop.run_in_executor(self._encoders, self._read_reference, audio)
         return Latents(await loop.run_in_executor(self._thread, self._encode, samples))
 
-    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
+    async def decode(self, latents: Latents, encoding: Encoding, splice: Splice | None = None) -> Track:
         """Raises BadAudio for what is not finite or is silent; keeps nothing then."""
         loop = asyncio.get_running_loop()
         samples = await loop.run_in_executor(self._thread, self._decode, latents.values)
-        return await loop.run_in_executor(self._encoders, self._finish, samples, audio_format, splice)
+        return await loop.run_in_executor(self._encoders, self._finish, samples, encoding, splice)
 
     def warm_up(self) -> None:
         """Decodes two tiles' worth of zeros, the shape that every longer song is cut into."""
@@ -169,14 +169,14 @@ class VaeEngine:
         finally:
             self._busy_since = None
 
-    def _finish(self, samples: Tensor, audio_format: AudioFormat, splice: Splice | None) -> Track:
+    def _finish(self, samples: Tensor, encoding: Encoding, splice: Splice | None) -> Track:
         check_sound(samples)
         if splice is not None:
             samples = self._spliced(samples, splice)
-        content = audio.encode(to_pcm(samples), audio_format)
+        content = audio.encode(to_pcm(samples), encoding)
         return Track(
-            ref=self._keep(audio_format.value, content),
-            audio_format=audio_format,
+            ref=self._keep(encoding.audio_format.value, content),
+            audio_format=encoding.audio_format,
             seconds=samples.shape[1] / SAMPLE_RATE,
             size=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
