@@ -129,6 +129,13 @@ def test_a_file_is_as_long_as_what_is_in_it(kind: str, put: Put) -> None:
     assert examine(path, LIMITS) == replace(probe(path, LIMITS), seconds=len(read(path)) / 48_000)
 
 
+@pytest.mark.parametrize("audio_format", [one for one in AudioFormat if one is not AudioFormat.AAC])
+def test_a_file_of_the_greatest_length_is_read_whatever_its_header_adds(audio_format: AudioFormat, put: Put) -> None:
+    assert examine(put(audio.encode(pcm(tones(10)), Encoding(audio_format))), LIMITS).seconds == 10.0
+    with pytest.raises(TooLong, match="longer than 10 s"):
+        examine(put(audio.encode(pcm(tones(10.05)), Encoding(audio_format))), LIMITS)
+
+
 def test_a_file_of_silence_is_no_source(put: Put) -> None:
     path = put(written(np.zeros((48_000, 2), np.float32), "WAV", "PCM_16"))
     with pytest.raises(InvalidAudio, match=r"1\.0 s of silence"):
