@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 
 from models.audio import KBIT_PER_S, MEDIA_TYPES, Pcm, encode
-from models.music import SAMPLE_RATE, AudioFormat
+from models.music import SAMPLE_RATE, AudioFormat, Encoding
 
 PEER = "libsndfile's mp3"
 
@@ -47,10 +47,10 @@ def by_libsndfile(pcm: Pcm) -> bytes:
 
 def encoders() -> dict[str, Callable[[Pcm], bytes]]:
     ours: dict[str, Callable[[Pcm], bytes]] = {
-        _name(audio_format): lambda pcm, audio_format=audio_format: encode(pcm, audio_format)  # type: ignore[misc]
+        _name(audio_format): lambda pcm, audio_format=audio_format: encode(pcm, Encoding(audio_format))  # type: ignore[misc]
         for audio_format in MEDIA_TYPES
     }
-    return {PEER: by_libsndfile, **ours, "mp3 at 44.1 kHz": lambda pcm: encode(pcm, AudioFormat.MP3, 44_100)}
+    return {PEER: by_libsndfile, **ours, "mp3 at 44.1 kHz": lambda pcm: encode(pcm, Encoding(AudioFormat.MP3, 44_100))}
 
 
 def cpu_s_per_minute(seconds: float, rounds: int) -> dict[str, float]:

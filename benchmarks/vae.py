@@ -22,7 +22,7 @@ import torch
 from diffusers import AutoencoderOobleck
 from torch import Tensor
 
-from models.music import CHANNELS, FRAMES_PER_SECOND, LATENT_CHANNELS, SAMPLES_PER_FRAME, AudioFormat, Latents
+from models.music import CHANNELS, FRAMES_PER_SECOND, LATENT_CHANNELS, SAMPLES_PER_FRAME, AudioFormat, Encoding, Latents
 from models.tiny import write_tiny
 from models.vae.engine import VaeEngine
 from models.vae.tiling import tiles
@@ -79,7 +79,7 @@ def memory_bytes(folder: Path, seconds: float) -> int:
     """Of this process, which must have decoded nothing yet."""
     engine, latents = engine_of(folder), latents_of(seconds)
     before = peak_bytes()
-    asyncio.run(engine.decode(Latents(latents.numpy()), AudioFormat.MP3))
+    asyncio.run(engine.decode(Latents(latents.numpy()), Encoding(AudioFormat.MP3)))
     engine.close()
     return peak_bytes() - before - 4 * CHANNELS * SAMPLES_PER_FRAME * len(latents)
 

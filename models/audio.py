@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models import gapless
 from models.errors import InvalidRequest
-from models.music import CHANNELS, SAMPLE_RATE, AudioFormat
+from models.music import CHANNELS, SAMPLE_RATE, AudioFormat, Encoding
 
 Pcm = NDArray[np.int16]  # (sample, channel)
 
@@ -47,8 +47,9 @@ _AAC = _Codec("aac", "adts", {"aac_coder": "fast"})  # 2.4 times as fast as the 
 _BLOCK = 1 << 16  # samples handed to FFmpeg at once
 
 
-def check_encoding(audio_format: AudioFormat, sample_rate: int = SAMPLE_RATE, kbit_per_s: int | None = None) -> None:
+def check_encoding(encoding: Encoding) -> None:
     """Raises InvalidRequest for what `encode` cannot do."""
+    audio_format, sample_rate, kbit_per_s = encoding.audio_format, encoding.sample_rate, encoding.kbit_per_s
     if sample_rate not in SAMPLE_RATES:
         raise InvalidRequest(f"a sample rate of {sample_rate} Hz; allowed: {', '.join(map(str, SAMPLE_RATES))}")
     if audio_format is AudioFormat.OPUS and sample_rate != SAMPLE_RATE:
@@ -61,23 +62,22 @@ def check_encoding(audio_format: AudioFormat, sample_rate: int = SAMPLE_RATE, kb
         raise InvalidRequest(f"{kbit_per_s} kbit/s; allowed: {', '.join(map(str, ALLOWED_KBIT_PER_S))}")
 
 
-def encode(pcm: Pcm, audio_format: AudioFormat, sample_rate: int = SAMPLE_RATE, kbit_per_s: int | None = None) -> bytes:
+def encode(pcm: Pcm, encoding: Encoding) -> bytes:
     """A whole file of 48 kHz stereo samples, 16 bit where the format has a bit depth; the same every time.
 
     All but aac decode to exactly as many samples as went in. aac is a bare stream (ADTS), which cannot say where it
     begins: 1,024 samples late, and it ends up to 2,047 later. Raises InvalidRequest as `check_encoding` does.
     """
-    return encode_parts([pcm], audio_format, sample_rate, kbit_per_s)
+    return encode_parts([pcm], encoding)
 
 
-def encode_parts(
-    parts: Iterable[Pcm], audio_format: AudioFormat, sample_rate: int = SAMPLE_RATE, kbit_per_s: int | None = None
-) -> bytes:
+def encode_parts(parts: Iterable[Pcm], encoding: Encoding) -> bytes:
     """As `encode`, of samples that come in parts; however they were cut, the file is the same."""
-    check_encoding(audio_format, sample_rate, kbit_per_s)
+    check_encoding(encoding)
+    audio_format, sample_rate = encoding.audio_format, encoding.sample_rate
     if sample_rate != SAMPLE_RATE:
         parts = [soxr.resample(np.concatenate(list(parts)), SAMPLE_RATE, sample_rate)]
-    kbit_per_s = kbit_per_s or KBIT_PER_S.get(audio_format, 0)
+    kbit_per_s = encoding.kbit_per_s or KBIT_PER_S.get(audio_format, 0)
     match audio_format:
         case AudioFormat.MP3:
             return _encode_mp3(parts, sample_rate, kbit_per_s)

@@ -67,6 +67,15 @@ class AudioFormat(StrEnum):
     AAC = "aac"
 
 
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What a song is written as. `kbit_per_s`: `None` is the format's own."""
+
+    audio_format: AudioFormat
+    sample_rate: int = SAMPLE_RATE
+    kbit_per_s: int | None = None
+
+
 class Value(BaseModel):
     """A frozen value that travels between processes and into the job store as JSON."""
 
@@ -152,6 +161,8 @@ class MusicRequest(Value):
     vocal_language: Language | None = None  # None: not given
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=MAX_SONGS)]
     audio_format: AudioFormat = AudioFormat.MP3
+    audio_bitrate: int | None = None  # kbit/s; None: the format's own
+    audio_sample_rate: int = SAMPLE_RATE
 
     inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
     guidance_scale: Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)] | None = None
@@ -236,6 +247,10 @@ class MusicRequest(Value):
         return Metas(
             bpm=self.bpm, key_scale=self.key_scale, time_signature=self.time_signature, duration=self.audio_duration
         )
+
+    @property
+    def encoding(self) -> Encoding:
+        return Encoding(self.audio_format, self.audio_sample_rate, self.audio_bitrate)
 
     @property
     def is_instrumental(self) -> bool:

@@ -17,7 +17,7 @@ from models.music import (
     FRAMES_PER_SECOND,
     MAX_SECONDS,
     MIN_SECONDS,
-    AudioFormat,
+    Encoding,
     Latents,
     Made,
     MusicRequest,
@@ -56,7 +56,7 @@ class Vae(Protocol):
         """The latents of thirty seconds of what a song is to sound like."""
         ...
 
-    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
+    async def decode(self, latents: Latents, encoding: Encoding, splice: Splice | None = None) -> Track:
         """Keeps the file and returns what it is kept as."""
         ...
 
@@ -87,7 +87,7 @@ async def make_music(request: MusicRequest, stages: Stages, on_progress: Callabl
         with clock.measures(Stage.DENOISE):
             latents = await stages.dit.denoise(song, watch.of(Stage.DENOISE, index))
         with clock.measures(Stage.DECODE):
-            track = await stages.vae.decode(latents, request.audio_format, splice_of(request))
+            track = await stages.vae.decode(latents, request.encoding, splice_of(request))
         watch.of(Stage.DECODE, index)(1, 1)
         return latents, track
 

@@ -42,6 +42,7 @@ Waveform = NDArray[np.float32]  # (sample, channel), 48 kHz stereo, within -1 an
 SAMPLE_RATES = (8_000, 192_000)  # least and most
 BROKEN_PACKETS = 0.05  # share that is skipped over, as players do
 ALLOWED = "wav, flac, mp3, aac, m4a, and ogg with vorbis, opus or flac"
+ADDED_S = 0.1  # by headers to what is in a file; its samples are counted all the same
 MISSING_S = 1.0  # that a file may be shorter than it says
 HALF_POWER = 0.5**0.5
 _HEAD = 64
@@ -199,7 +200,7 @@ def _info(file: InputContainer, container: str, limits: AudioLimits) -> AudioInf
         raise InvalidAudio(f"a sample rate of {info.sample_rate} Hz; allowed: {least} to {most}")
     if not 1 <= info.channels <= limits.channels:
         raise InvalidAudio(f"{info.channels} channels; allowed: 1 to {limits.channels}")
-    if info.seconds is not None and info.seconds > limits.seconds:
+    if info.seconds is not None and info.seconds - ADDED_S > limits.seconds:
         raise TooLong(f"the audio is {info.seconds:.1f} s long; at most {limits.seconds:g} s are taken")
     return info
 

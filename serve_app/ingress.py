@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from models.audio import check_encoding
 from models.checkpoints import adapter_named, check_request, variant_named
 from models.errors import AceError, InvalidRequest, UnknownModel
 from models.music import MusicRequest
@@ -117,6 +118,7 @@ class FrontDesk:
         if needs_lm(request) and not lms:
             raise InvalidRequest("this server runs no LM, so thinking, sample mode and use_format are not available")
         check_request(request, variant_named(request.model))
+        check_encoding(request.encoding)
         for lora in request.loras:
             await asyncio.to_thread(adapter_named, lora.name, self._settings.adapters_folder)
 

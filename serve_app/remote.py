@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 
 from models.editing import WHOLE, Splice, Window
 from models.errors import EngineDied, EngineError, UnknownModel
-from models.music import AudioFormat, Latents, MusicRequest, OnProgress, Song, SongPlan, Source, Track, ignore
+from models.music import Encoding, Latents, MusicRequest, OnProgress, Song, SongPlan, Source, Track, ignore
 from serve_app.settings import AppSettings
 
 T = TypeVar("T")
@@ -124,10 +124,8 @@ class RemoteVae:
         latents: Latents = await retried(lambda: _awaited(self._handle.encode_reference.remote(audio)), "the VAE")
         return latents
 
-    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
-        track: Track = await retried(
-            lambda: _awaited(self._handle.decode.remote(latents, audio_format, splice)), "the VAE"
-        )
+    async def decode(self, latents: Latents, encoding: Encoding, splice: Splice | None = None) -> Track:
+        track: Track = await retried(lambda: _awaited(self._handle.decode.remote(latents, encoding, splice)), "the VAE")
         return track
 
 

@@ -27,7 +27,7 @@ from models.music import (
     LATENT_CHANNELS,
     SAMPLE_RATE,
     SAMPLES_PER_FRAME,
-    AudioFormat,
+    Encoding,
     Latents,
     Source,
     Track,
@@ -93,13 +93,13 @@ class VaeEngine:
         """The latents of thirty seconds of an audio, to sound like it. Raises InvalidAudio."""
         return Latents(await self._encoded(await self._beside(self._read_reference, audio)))
 
-    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
+    async def decode(self, latents: Latents, encoding: Encoding, splice: Splice | None = None) -> Track:
         """Raises BadAudio for what is not finite or is silent; keeps nothing then, nor once it is cancelled."""
         is_wanted = threading.Event()
         is_wanted.set()
         parts = await self._decoded(latents, splice)
         try:
-            return await self._beside(self._finish, parts, audio_format, latents.seconds, is_wanted)
+            return await self._beside(self._finish, parts, encoding, latents.seconds, is_wanted)
         finally:
             is_wanted.clear()
 
@@ -212,12 +212,12 @@ class VaeEngine:
         return excerpts(checked(self._read(ref)), torch.Generator("cpu").manual_seed(POSTERIOR_SEED))
 
     def _finish(
-        self, parts: Iterator[audio.Pcm], audio_format: AudioFormat, seconds: float, is_wanted: threading.Event
+        self, parts: Iterator[audio.Pcm], encoding: Encoding, seconds: float, is_wanted: threading.Event
     ) -> Track:
-        content = audio.encode_parts(_while_wanted(parts, is_wanted), audio_format)
+        content = audio.encode_parts(_while_wanted(parts, is_wanted), encoding)
         return Track(
-            ref=self._keep(audio_format.value, content),
-            audio_format=audio_format,
+            ref=self._keep(encoding.audio_format.value, content),
+            audio_format=encoding.audio_format,
             seconds=seconds,
             size=len(content),
             sha256=hashlib.sha256(content).hexdigest(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.checkpoints import VAE, locate
 from models.editing import Splice, Window
-from models.music import AudioFormat, Latents, Source, Track
+from models.music import Encoding, Latents, Source, Track
 from models.source_audio import AudioLimits, Waveform, read_in_subprocess
 from serve_app.artifacts import LocalArtifacts, LocalUploads
 from serve_app.deployments.device import device_of
@@ -38,8 +38,8 @@ class VaeReplica:
     async def encode_reference(self, audio: str) -> Latents:
         return await self._engine.encode_reference(audio)
 
-    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
-        return await self._engine.decode(latents, audio_format, splice)
+    async def decode(self, latents: Latents, encoding: Encoding, splice: Splice | None = None) -> Track:
+        return await self._engine.decode(latents, encoding, splice)
 
     async def check_health(self) -> None:
         self._engine.check_health()

@@ -58,6 +58,12 @@ def yes_or_no(value: Any) -> bool | None:
     return None if not word else word in TRUE
 
 
+def kilobits(value: Any) -> int | None:
+    """A bit rate in kbit/s: `192`, `192k`, or 192000."""
+    number = whole(value.strip().lower().removesuffix("k") if isinstance(value, str) else value)
+    return number if number is None or number < 1000 or number % 1000 else number // 1000
+
+
 def word(value: Any) -> str | None:
     """One of a few words; blank is not given."""
     return text(value).strip() or None
@@ -123,6 +129,8 @@ PARAMETERS = tuple(
         (real, "audio_duration duration audioDuration target_duration targetDuration", None, "Seconds, 10 to 600."),
         (text, "vocal_language vocalLanguage language", "", "Such as en, zh, ja."),
         (text, "audio_format audioFormat", "mp3", "mp3, wav, flac, opus or aac."),
+        (kilobits, "audio_bitrate audioBitrate mp3_bitrate mp3Bitrate", None, "In kbit/s, such as 192 or 192k."),
+        (whole, "audio_sample_rate audioSampleRate mp3_sample_rate mp3SampleRate", None, "48000 or 44100."),
         (lambda value: value, "audio_code_string audioCodeString audio_codes", "", "Codes as text, one or a list."),
         (whole, "inference_steps inferenceSteps", None, "1 to 20 on turbo models, to 200 on others."),
         (real, "guidance_scale guidanceScale", None, "Not on turbo models."),
@@ -232,6 +240,7 @@ def openapi_body() -> dict[str, Any]:
     """The request body for the API page: every documented name."""
     types: dict[Any, str] = {
         **{text: "string", word: "string", whole: "integer", real: "number", yes_or_no: "boolean"},
+        kilobits: "integer",
         **{words: "array", loras: "array"},
     }
     properties = {

@@ -13,7 +13,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import ValidationError
 
 from models.errors import InvalidRequest
-from models.music import MAX_AUDIO_CODE, MAX_SEED, MAX_SONGS, Made, MusicRequest, SongPlan
+from models.music import MAX_AUDIO_CODE, MAX_SEED, MAX_SONGS, AudioFormat, Made, MusicRequest, SongPlan
 from serve_app.dialects.access import Access
 from serve_app.dialects.attachments import AUDIO_FILES, find_attachments
 from serve_app.dialects.bodies import Fields, read_fields, read_query_fields
@@ -30,6 +30,7 @@ ENVIRONMENT = "development"  # what the reference puts into every result
 NOT_KNOWN = "N/A"  # so does this, for metadata nobody knows
 TEXT2MUSIC_INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"  # sent with any task, by clients
 TO_THE_END = (0.0, -1.0)  # repainting_end of a client that means none
+LOSSLESS = (AudioFormat.WAV, AudioFormat.FLAC)
 NUMBER_OF = {Status.QUEUED: 0, Status.RUNNING: 0, Status.SUCCEEDED: 1, Status.FAILED: 2, Status.CANCELLED: 2}
 
 # MusicRequest field: documented parameter, for those that are taken over as they are where they are given
@@ -39,6 +40,8 @@ TAKEN_OVER = {
     "thinking": "thinking",
     "use_format": "use_format",
     "audio_format": "audio_format",
+    "audio_bitrate": "audio_bitrate",
+    "audio_sample_rate": "audio_sample_rate",
     "inference_steps": "inference_steps",
     "guidance_scale": "guidance_scale",
     "shift": "shift",
@@ -100,6 +103,8 @@ def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, Atta
         values["key_scale"] = None
     if values.get("instruction") == TEXT2MUSIC_INSTRUCTION:
         values["instruction"] = None
+    if values["audio_format"] in LOSSLESS and values.pop("audio_bitrate", None) is not None:
+        warnings.append(f"audio_bitrate: not used, {values['audio_format']} has none")
     query = given["sample_query"].strip()
     values |= {
         "model": (given["model"] or "").strip().removeprefix("acestep/") or catalogue.default_model.name,

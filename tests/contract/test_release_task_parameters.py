@@ -32,6 +32,8 @@ LANDS: dict[str, tuple[Any, str, Any]] = {
     "audio_duration": (42.5, "audio_duration", 42.5),
     "vocal_language": ("ja", "vocal_language", "ja"),
     "audio_format": ("flac", "audio_format", "flac"),
+    "audio_bitrate": ("320k", "audio_bitrate", 320),
+    "audio_sample_rate": (44_100, "audio_sample_rate", 44_100),
     "audio_code_string": ("<|audio_code_5|><|audio_code_63999|>", "audio_codes", ((5, 63_999), (5, 63_999))),
     "inference_steps": (12, "inference_steps", 12),
     "guidance_scale": (4.5, "guidance_scale", 4.5),
@@ -149,6 +151,7 @@ async def test_the_top_wins_over_what_is_nested_and_null_is_not_given(
         ({"cfg_interval_start": 0.9, "cfg_interval_end": 0.1}, "cfg_interval_start", "cfg_interval_end"),
         ({"infer_method": "rk4"}, "infer_method", "ode"),
         ({"audio_format": "ogg"}, "audio_format", "mp3"),
+        ({"audio_bitrate": "loud"}, "audio_bitrate", "192k"),
         ({"key_scale": "H dur"}, "key_scale", "C# minor"),
         ({"time_signature": "7"}, "time_signature", "2, 3, 4 or 6"),
         ({"vocal_language": "xx"}, "vocal_language", "zh"),
@@ -264,6 +267,20 @@ async def test_what_is_not_known_is_reported_not_swallowed(client: httpx.AsyncCl
     reply = await client.post("/release_task", json={"prompt": "x", "latent_shift": 1, "param_obj": {"eta": 1}})
     warnings = reply.json()["data"]["warnings"]
     assert warnings == ["eta: not known here, not used", "latent_shift: not known here, not used"]
+
+
+@pytest.mark.parametrize("written", [192, "192", "192k", "192K", 192_000])
+async def test_a_bit_rate_may_be_written_in_every_way(client: httpx.AsyncClient, desk: FakeDesk, written: Any) -> None:
+    assert (await asked(client, desk, {"mp3_bitrate": written})).audio_bitrate == 192
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "flac"])
+async def test_a_bit_rate_that_a_format_has_not_is_reported(
+    client: httpx.AsyncClient, desk: FakeDesk, audio_format: str
+) -> None:
+    reply = await client.post("/release_task", json={"mp3_bitrate": "128k", "audio_format": audio_format})
+    assert reply.json()["data"]["warnings"] == [f"audio_bitrate: not used, {audio_format} has none"]
+    assert desk.jobs[-1].request.audio_bitrate is None
 
 
 @pytest.mark.parametrize("method", ["ode", "euler"])

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from models.source_audio import AudioLimits, examine
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from tests.e2e.conftest import Client, Server
@@ -94,11 +98,24 @@ def test_a_song_is_the_same_alone_and_among_seven_of_other_lengths(client: Clien
     assert np.abs(alone - among).max() < 1e-4
 
 
-@pytest.mark.parametrize("audio_format", ["wav", "flac", "mp3"])
-def test_each_format_decodes(client: Client, audio_format: str) -> None:
+@pytest.mark.parametrize("audio_format", ["wav", "flac", "mp3", "opus", "aac"])
+def test_each_format_decodes(client: Client, audio_format: str, tmp_path: Path) -> None:
     (item,) = client.wait(client.ask(prompt="jazz", audio_duration=10, batch_size=1, audio_format=audio_format))
     assert item["file"].endswith(f".{audio_format}")
-    assert abs(len(samples_of(client.fetch(item))) / 48_000 - 10) < 0.1
+    (tmp_path / "song").write_bytes(client.fetch(item))
+    info = examine(tmp_path / "song", AudioLimits())
+    assert (info.sample_rate, info.channels) == (48_000, 2)
+    assert info.seconds == pytest.approx(10, abs=0.1)
+
+
+def test_a_song_comes_at_the_sample_rate_and_bit_rate_asked_for(client: Client) -> None:
+    asked = {"audio_format": "mp3", "mp3_bitrate": "320k", "mp3_sample_rate": 44_100}
+    (item,) = client.wait(client.ask(prompt="jazz", audio_duration=10, batch_size=1, **asked))
+    content = client.fetch(item)
+    file = soundfile.info(io.BytesIO(content))
+    assert (file.samplerate, file.channels) == (44_100, 2)
+    assert file.duration == pytest.approx(10, abs=0.1)
+    assert len(content) == pytest.approx(10 * 320_000 / 8, rel=0.05)
 
 
 def test_eight_songs_come_of_one_request(client: Client) -> None:

@@ -12,7 +12,7 @@ import soundfile
 
 from models import audio, source_audio
 from models.errors import InvalidRequest
-from models.music import AudioFormat
+from models.music import AudioFormat, Encoding
 
 EXACT = (AudioFormat.WAV, AudioFormat.FLAC)
 AAC_DELAY = 1024
@@ -51,7 +51,7 @@ def samples_late(samples: np.ndarray, original: audio.Pcm) -> int:
 @pytest.mark.parametrize("seconds", [2, 3.0021])
 def test_a_file_decodes_as_what_went_in(audio_format: AudioFormat, seconds: float, tmp_path: Path) -> None:
     pcm = music(seconds)
-    samples, rate = decoded(audio.encode(pcm, audio_format), tmp_path)
+    samples, rate = decoded(audio.encode(pcm, Encoding(audio_format)), tmp_path)
 
     assert (rate, samples.shape[1]) == (48_000, 2)
     assert loudest_hertz(samples, rate) == [440, 660]
@@ -68,7 +68,7 @@ def test_a_file_decodes_as_what_went_in(audio_format: AudioFormat, seconds: floa
 
 @pytest.mark.parametrize("audio_format", [AudioFormat.WAV, AudioFormat.FLAC, AudioFormat.MP3])
 def test_a_file_of_44100_hz_is_as_long_and_as_high(audio_format: AudioFormat) -> None:
-    samples, rate = soundfile.read(io.BytesIO(audio.encode(music(3), audio_format, sample_rate=44_100)))
+    samples, rate = soundfile.read(io.BytesIO(audio.encode(music(3), Encoding(audio_format, sample_rate=44_100))))
 
     assert (rate, len(samples)) == (44_100, 3 * 44_100)
     assert loudest_hertz(samples, rate) == [440, 660]
@@ -77,7 +77,7 @@ def test_a_file_of_44100_hz_is_as_long_and_as_high(audio_format: AudioFormat) ->
 @pytest.mark.parametrize("audio_format", list(audio.KBIT_PER_S))
 @pytest.mark.parametrize("kbit_per_s", [64, 320])
 def test_a_lossy_file_is_as_large_as_its_bit_rate(audio_format: AudioFormat, kbit_per_s: int, tmp_path: Path) -> None:
-    content = audio.encode(music(4), audio_format, kbit_per_s=kbit_per_s)
+    content = audio.encode(music(4), Encoding(audio_format, kbit_per_s=kbit_per_s))
     samples, _ = decoded(content, tmp_path)
 
     assert 8 * len(content) / 4 / 1000 == pytest.approx(kbit_per_s, rel=0.3)
@@ -87,7 +87,7 @@ def test_a_lossy_file_is_as_large_as_its_bit_rate(audio_format: AudioFormat, kbi
 @pytest.mark.parametrize("audio_format", list(AudioFormat))
 def test_the_same_samples_are_the_same_file(audio_format: AudioFormat) -> None:
     pcm = music(1)
-    assert audio.encode(pcm, audio_format) == audio.encode(pcm, audio_format)
+    assert audio.encode(pcm, Encoding(audio_format)) == audio.encode(pcm, Encoding(audio_format))
 
 
 @pytest.mark.parametrize("sample_rate", [44_100, 48_000])
@@ -99,7 +99,8 @@ def test_however_the_samples_were_cut_the_file_is_the_same(audio_format: AudioFo
     cuts = [0, 1, 1000, 1000, 66_537, 140_001, len(pcm)]
     parts = (pcm[first:last] for first, last in pairwise(cuts))
 
-    assert audio.encode_parts(parts, audio_format, sample_rate) == audio.encode(pcm, audio_format, sample_rate)
+    encoding = Encoding(audio_format, sample_rate)
+    assert audio.encode_parts(parts, encoding) == audio.encode(pcm, encoding)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_what_a_format_cannot_be_is_refused(
     audio_format: AudioFormat, sample_rate: int, kbit_per_s: int | None, says: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=says):
-        audio.encode(music(1), audio_format, sample_rate, kbit_per_s)
+        audio.encode(music(1), Encoding(audio_format, sample_rate, kbit_per_s))
 
 
 def test_a_format_has_its_media_type() -> None:

@@ -7,7 +7,7 @@ from models.editing import WHOLE, Splice, Window
 from models.errors import BadAudio
 from models.music import (
     SAMPLES_PER_FRAME,
-    AudioFormat,
+    Encoding,
     Latents,
     Made,
     Metas,
@@ -76,10 +76,10 @@ class StageFakes:
             raise BadAudio("silence")
         return Latents(np.full((song.frames, 64), song.seed, np.float32), ("one remark",))
 
-    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
+    async def decode(self, latents: Latents, encoding: Encoding, splice: Splice | None = None) -> Track:
         self.splices.append(splice)
         ref = f"{latents.values[0, 0]:.0f}.mp3"
-        return Track(ref=ref, audio_format=audio_format, seconds=latents.seconds, size=1, sha256="")
+        return Track(ref=ref, audio_format=encoding.audio_format, seconds=latents.seconds, size=1, sha256="")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from models import audio
 from models.errors import InvalidAudio, RequestError, TooLong
-from models.music import AudioFormat
+from models.music import AudioFormat, Encoding
 from models.source_audio import (
     AudioInfo,
     AudioLimits,
@@ -102,10 +102,10 @@ FILES: dict[str, Callable[[], bytes]] = {
     "wav pcm_s16le": lambda: written(tones(), "RF64", "PCM_16"),
     "flac flac": lambda: written(tones(), "FLAC", "PCM_24"),
     "ogg vorbis": lambda: written(tones(), "OGG", "VORBIS"),
-    "ogg opus": lambda: audio.encode(pcm(tones()), AudioFormat.OPUS),
+    "ogg opus": lambda: audio.encode(pcm(tones()), Encoding(AudioFormat.OPUS)),
     "ogg flac": lambda: muxed(tones(), "flac", "ogg"),
-    "mp3 mp3float": lambda: audio.encode(pcm(tones()), AudioFormat.MP3),
-    "aac aac": lambda: audio.encode(pcm(tones()), AudioFormat.AAC),
+    "mp3 mp3float": lambda: audio.encode(pcm(tones()), Encoding(AudioFormat.MP3)),
+    "aac aac": lambda: audio.encode(pcm(tones()), Encoding(AudioFormat.AAC)),
     "m4a aac": lambda: muxed(tones(), "aac", "mp4"),
     "m4a alac": lambda: muxed(tones(), "alac", "mp4"),
 }
@@ -127,6 +127,13 @@ def test_every_common_kind_of_file_is_read(kind: str, put: Put) -> None:
 def test_a_file_is_as_long_as_what_is_in_it(kind: str, put: Put) -> None:
     path = put(FILES[kind]())
     assert examine(path, LIMITS) == replace(probe(path, LIMITS), seconds=len(read(path)) / 48_000)
+
+
+@pytest.mark.parametrize("audio_format", [one for one in AudioFormat if one is not AudioFormat.AAC])
+def test_a_file_of_the_greatest_length_is_read_whatever_its_header_adds(audio_format: AudioFormat, put: Put) -> None:
+    assert examine(put(audio.encode(pcm(tones(10)), Encoding(audio_format))), LIMITS).seconds == 10.0
+    with pytest.raises(TooLong, match="longer than 10 s"):
+        examine(put(audio.encode(pcm(tones(10.05)), Encoding(audio_format))), LIMITS)
 
 
 def test_a_file_of_silence_is_no_source(put: Put) -> None:
@@ -184,7 +191,7 @@ def test_pictures_beside_the_sound_do_not_matter(put: Put) -> None:
 
 def test_an_mp3_with_a_tag_in_front_is_read(put: Put) -> None:
     tag = b"ID3\x04\x00\x00\x00\x00\x00\x0aTXXX\xff\xfe\xfd\x00\x00\x00"
-    samples = read(put(tag + audio.encode(pcm(tones()), AudioFormat.MP3)))
+    samples = read(put(tag + audio.encode(pcm(tones()), Encoding(AudioFormat.MP3))))
     assert len(samples) == SECONDS * 48_000
 
 
@@ -294,7 +301,7 @@ def test_a_small_file_that_decodes_to_much_is_left_at_the_limit(put: Put) -> Non
 
 
 def test_an_mp3_whose_length_is_only_guessed_is_left_at_the_limit(put: Put) -> None:
-    path = put(audio.encode(pcm(tones(12)), AudioFormat.MP3, kbit_per_s=64))
+    path = put(audio.encode(pcm(tones(12)), Encoding(AudioFormat.MP3, kbit_per_s=64)))
     assert probe(path, LIMITS) == AudioInfo("mp3", "mp3float", 48_000, 2, None)
     with pytest.raises(TooLong, match="longer than 10 s"):
         read(path)

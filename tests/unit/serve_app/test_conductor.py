@@ -10,7 +10,7 @@ import pytest
 from models.editing import WHOLE, Splice, Window
 from models.errors import BadAudio
 from models.music import (
-    AudioFormat,
+    Encoding,
     Latents,
     MusicRequest,
     OnProgress,
@@ -66,8 +66,8 @@ class FakeStages:
     async def encode_reference(self, audio: str) -> Latents:
         return Latents(np.ones((750, 64), np.float32))
 
-    async def decode(self, latents: Latents, audio_format: AudioFormat, splice: Splice | None = None) -> Track:
-        return Track(ref="0" * 32 + ".mp3", audio_format=audio_format, seconds=10.0, size=1, sha256="")
+    async def decode(self, latents: Latents, encoding: Encoding, splice: Splice | None = None) -> Track:
+        return Track(ref="0" * 32 + ".mp3", audio_format=encoding.audio_format, seconds=10.0, size=1, sha256="")
 
 
 @pytest.fixture

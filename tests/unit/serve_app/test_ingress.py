@@ -93,6 +93,8 @@ async def test_a_job_is_taken_though_its_conductor_cannot_be_told(desk: FrontDes
         ({"lm_model": "acestep-5Hz-lm-4B"}, UnknownModel, "LM 'acestep-5Hz-lm-4B'; it runs acestep-5Hz-lm-0.6B"),
         ({"inference_steps": 21}, InvalidRequest, "1 to 20"),
         ({"task_type": "cover"}, InvalidRequest, "works on source audio"),
+        ({"audio_bitrate": 200}, InvalidRequest, "200 kbit/s; allowed: 64, 96"),
+        ({"audio_format": "opus", "audio_sample_rate": 44_100}, InvalidRequest, "opus is always 48000 Hz"),
         ({"loras": [{"name": "warm"}]}, UnknownAdapter, "'warm'; known are lo-fi"),
     ],
 )

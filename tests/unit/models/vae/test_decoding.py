@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models import audio
 from models.errors import BadAudio, Cancelled, EngineError, OutOfMemory
-from models.music import SAMPLES_PER_FRAME, AudioFormat, Latents
+from models.music import SAMPLES_PER_FRAME, AudioFormat, Encoding, Latents
 from models.vae import decoding
 from models.vae import engine as vae_engine
 from models.vae.decoding import Decoding, decode_next, next_tiles
@@ -27,6 +27,7 @@ from models.vae.oobleck import Oobleck
 WINDOW = 40  # of which 20 or 30 frames are kept
 CPU = torch.device("cpu")
 WAIT_S = 20.0
+WAV = Encoding(AudioFormat.WAV)
 
 
 class Echo(Oobleck):
@@ -189,16 +190,16 @@ async def test_songs_that_wait_together_are_decoded_together_and_sound_as_alone(
     songs = [noise(frames, seed) for seed, frames in enumerate((70, 55, 90))]
     alone = VaeEngine(tiny / "vae", kept.save, CPU, encoders=1, tile_frames=WINDOW)  # a tile at once
     gate.permits.release(100)
-    refs = [(await alone.decode(own, AudioFormat.WAV)).ref for own in songs]
+    refs = [(await alone.decode(own, WAV)).ref for own in songs]
     alone.close()
     assert set(gate.tiles) == {1}
     while gate.permits.acquire(blocking=False):
         pass
     gate.tiles.clear()
 
-    first = asyncio.create_task(engine.decode(songs[0], AudioFormat.WAV))
+    first = asyncio.create_task(engine.decode(songs[0], WAV))
     await gate.wait()
-    others = [asyncio.create_task(engine.decode(own, AudioFormat.WAV)) for own in songs[1:]]
+    others = [asyncio.create_task(engine.decode(own, WAV)) for own in songs[1:]]
     await asyncio.sleep(0)
     gate.permits.release(100)
     together = [(await task).ref for task in (first, *others)]
@@ -225,14 +226,14 @@ async def test_a_song_cancelled_between_tiles_is_decoded_no_further_and_keeps_no
             made.add(self)
 
     monkeypatch.setattr(vae_engine, "Decoding", Watched)
-    long = asyncio.create_task(engine.decode(noise(15_000), AudioFormat.WAV))
+    long = asyncio.create_task(engine.decode(noise(15_000), WAV))
     await gate.wait()
 
     long.cancel()
     await asyncio.gather(long, return_exceptions=True)
     gate.permits.release(1)
     gate.permits.release(100)
-    track = await engine.decode(noise(30), AudioFormat.WAV)
+    track = await engine.decode(noise(30), WAV)
 
     assert sum(gate.tiles) == 4 + 1
     assert list(kept) == [track.ref]
@@ -247,7 +248,7 @@ async def test_a_song_withdrawn_while_it_is_encoded_keeps_nothing(
     begun, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
     errors: list[Exception] = []
 
-    def encode(parts: Iterator[audio.Pcm], audio_format: AudioFormat) -> bytes:
+    def encode(parts: Iterator[audio.Pcm], encoding: Encoding) -> bytes:
         begun.set()
         assert goes_on.wait(WAIT_S)
         try:
@@ -259,7 +260,7 @@ async def test_a_song_withdrawn_while_it_is_encoded_keeps_nothing(
             ended.set()
 
     monkeypatch.setattr(audio, "encode_parts", encode)
-    withdrawn = asyncio.create_task(engine.decode(noise(30), AudioFormat.WAV))
+    withdrawn = asyncio.create_task(engine.decode(noise(30), WAV))
     assert await asyncio.to_thread(begun.wait, WAIT_S)
 
     withdrawn.cancel()
@@ -285,7 +286,7 @@ async def test_encoding_begins_before_the_last_part_has_left_the_device(
         left.append(part.shape[1])
         return real(part, peak)
 
-    def encode(parts: Iterator[audio.Pcm], audio_format: AudioFormat) -> bytes:
+    def encode(parts: Iterator[audio.Pcm], encoding: Encoding) -> bytes:
         sizes = [len(next(parts))]
         first_taken.set()
         return bytes(len([*sizes, *map(len, parts)]))
@@ -293,7 +294,7 @@ async def test_encoding_begins_before_the_last_part_has_left_the_device(
     monkeypatch.setattr(vae_engine, "to_pcm", to_pcm)
     monkeypatch.setattr(audio, "encode_parts", encode)
 
-    track = await engine.decode(noise(1100), AudioFormat.WAV)
+    track = await engine.decode(noise(1100), WAV)
 
     assert track.size == 3
     assert sum(left) == 1100 * SAMPLES_PER_FRAME
@@ -329,6 +330,6 @@ async def test_a_lost_device_is_told(engine: VaeEngine, monkeypatch: pytest.Monk
     monkeypatch.setattr(Oobleck, "decode", decode)
 
     with pytest.raises(EngineError, match="illegal memory access"):
-        await engine.decode(noise(30), AudioFormat.WAV)
+        await engine.decode(noise(30), WAV)
     with pytest.raises(EngineError, match="lost"):
         engine.check_health()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from models.editing import WHOLE, Splice, Window
 from models.errors import BadAudio, EngineError, InvalidAudio, InvalidRequest, TooLong
-from models.music import SAMPLE_RATE, AudioFormat, Latents, frames_of
+from models.music import SAMPLE_RATE, AudioFormat, Encoding, Latents, frames_of
 from models.source_audio import AudioLimits, blocks
 from models.tiny import VAE_CONFIG
 from models.vae.decoding import check_peak, to_pcm
@@ -20,6 +20,7 @@ from models.vae.engine import POSTERIOR_SEED, VaeEngine
 from models.vae.oobleck import Oobleck
 
 Sound = NDArray[np.float32]
+WAV = Encoding(AudioFormat.WAV)
 
 
 class Kept(dict[str, bytes]):
@@ -68,7 +69,7 @@ def sound(seconds: float, seed: int = 0, peak: float = 0.5) -> Sound:
 async def test_latents_become_a_kept_file_of_their_length(
     engine: VaeEngine, kept: Kept, audio_format: AudioFormat, tmp_path: Path
 ) -> None:
-    track = await engine.decode(latents(10), audio_format)
+    track = await engine.decode(latents(10), Encoding(audio_format))
     (tmp_path / track.ref).write_bytes(kept[track.ref])
     samples = np.concatenate(list(blocks(tmp_path / track.ref, AudioLimits())))
     assert track.seconds == 10.0
@@ -77,8 +78,15 @@ async def test_latents_become_a_kept_file_of_their_length(
     assert track.ref.endswith(f".{audio_format}")
 
 
+async def test_a_song_is_written_at_the_rates_asked_for(engine: VaeEngine, kept: Kept) -> None:
+    track = await engine.decode(latents(10), Encoding(AudioFormat.MP3, 44_100, 320))
+    file = soundfile.info(io.BytesIO(kept[track.ref]))
+    assert (file.samplerate, round(file.duration, 3), track.seconds) == (44_100, 10.0, 10.0)
+    assert track.size == pytest.approx(10 * 320_000 / 8, rel=0.02)
+
+
 async def test_the_same_latents_are_the_same_file(engine: VaeEngine, kept: Kept) -> None:
-    tracks = [await engine.decode(latents(10), AudioFormat.WAV) for _ in range(2)]
+    tracks = [await engine.decode(latents(10), WAV) for _ in range(2)]
     assert tracks[0].sha256 == tracks[1].sha256
     assert len(kept) == 2
 
@@ -87,9 +95,9 @@ async def test_what_is_not_finite_keeps_nothing(engine: VaeEngine, kept: Kept) -
     broken = latents(10)
     broken.values[7, 3] = np.nan
     with pytest.raises(BadAudio, match="NaN"):
-        await engine.decode(broken, AudioFormat.WAV)
+        await engine.decode(broken, WAV)
     assert kept == {}
-    await engine.decode(latents(10), AudioFormat.WAV)  # and the next song is made
+    await engine.decode(latents(10), WAV)  # and the next song is made
 
 
 def test_silence_is_refused() -> None:
@@ -201,8 +209,8 @@ async def test_a_vae_that_reads_nothing_says_so(tiny: Path, kept: Kept) -> None:
 async def test_outside_the_window_a_song_is_its_source_to_the_sample(engine: VaeEngine, kept: Kept) -> None:
     kept.sounds["a"] = sound(10.0, peak=0.8913)
     kept.sounds["a"][100] = 0.8913  # so that the peak, and with it the volume, is the source's
-    plain = await engine.decode(latents(10), AudioFormat.WAV)
-    song = await engine.decode(latents(10), AudioFormat.WAV, Splice("a", Window(2.0, 4.0), crossfade_s=0.05))
+    plain = await engine.decode(latents(10), WAV)
+    song = await engine.decode(latents(10), WAV, Splice("a", Window(2.0, 4.0), crossfade_s=0.05))
 
     samples, source, made = kept.samples(song.ref), kept.sounds["a"], kept.samples(plain.ref)
 
@@ -217,5 +225,5 @@ async def test_outside_the_window_a_song_is_its_source_to_the_sample(engine: Vae
 async def test_a_window_beyond_the_beginning_moves_the_source_back(engine: VaeEngine, kept: Kept) -> None:
     kept.sounds["a"] = sound(9.0, peak=0.8913)
     kept.sounds["a"][300_000] = 0.8913
-    song = await engine.decode(latents(10), AudioFormat.WAV, Splice("a", Window(-1.0, 2.0), crossfade_s=0.0))
+    song = await engine.decode(latents(10), WAV, Splice("a", Window(-1.0, 2.0), crossfade_s=0.0))
     np.testing.assert_allclose(kept.samples(song.ref)[144_000:], kept.sounds["a"][96_000:], rtol=0, atol=1e-4)
