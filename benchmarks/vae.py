@@ -3,8 +3,8 @@
     python -m benchmarks.vae
 
 On tiny random weights with the real kernels, strides and receptive field; widths do not matter to any of the three.
-Each memory figure is of a process of its own that makes an mp3 of a song: the most it ever held, less what it held after
-loading, less the song's samples in fp32. (Their 16 bits come when the tiles' own memory is free again.)
+Each memory figure is of a process of its own that makes an mp3 of a song: the most it ever held, less what it held
+after loading, less the song's samples in fp32. (Their 16 bits come when the tiles' own memory is free again.)
 """
 
 from __future__ import annotations
