@@ -14,7 +14,7 @@ serve: setup ## the server, at port 8001
 test: setup ## every test: plain Python first, then a real vLLM, then a real Ray Serve
 	@$(PY) -m pytest -m "not vllm and not ray and not long" && $(PY) -m pytest -m "vllm and not ray" && $(PY) -m pytest -m ray
 
-long: setup ## tests that take minutes each: the job store under thousands of random steps
+long: setup ## tests that take minutes: the job store killed between any two statements, thousands of times
 	@$(PY) -m pytest -m long
 
 e2e: setup ## only the tests that start Ray Serve

@@ -1,7 +1,7 @@
 """The LM: songs decoded together against one after another, and what our processor adds to a step.
 
-    python benchmarks/lm.py                     tiny random weights, made on the spot
-    python benchmarks/lm.py --checkpoint DIR    a real LM
+    python -m benchmarks.lm                     tiny random weights, made on the spot
+    python -m benchmarks.lm --checkpoint DIR    a real LM
 
 Both figures of a pair are of one run, on one engine. Prints JSON lines.
 """

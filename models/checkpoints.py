@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from models.errors import CheckpointError, InvalidRequest, UnknownModel
+from models.errors import CheckpointError, InvalidRequest, UnknownAdapter, UnknownModel
 from models.music import SOURCE_TASKS, MusicRequest, Task
 
 VAE = "vae"
@@ -22,7 +22,6 @@ ADAPTER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors"
 _SONG_TASKS = (Task.TEXT2MUSIC, Task.COVER, Task.REPAINT)
 _STEM_TASKS = (Task.LEGO, Task.EXTRACT, Task.COMPLETE)
 CODE_TASKS = (Task.TEXT2MUSIC, Task.COVER)  # that take audio codes
-SERVED_TASKS = (Task.TEXT2MUSIC,)  # of those the checkpoints know
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +72,6 @@ def variant_named(name: str) -> Variant:
 
 
 def check_request(request: MusicRequest, variant: Variant) -> None:
-    """Raises InvalidRequest for what this variant, or this server yet, cannot do."""
-    if request.task_type not in SERVED_TASKS:
-        raise InvalidRequest(
-            f"task_type {request.task_type.value!r} is not served yet; allowed: {', '.join(SERVED_TASKS)}"
-        )
-    if request.src_audio or request.reference_audio:
-        raise InvalidRequest("source and reference audio are not served yet; leave them out")
-    check_task(request, variant)
-
-
-def check_task(request: MusicRequest, variant: Variant) -> None:
     """Raises InvalidRequest for what this variant cannot do, and for a task without what it works on."""
     task = request.task_type
     if task not in variant.tasks:
@@ -106,6 +94,15 @@ def _check_timesteps(timesteps: tuple[float, ...], variant: Variant) -> None:
         raise InvalidRequest(f"timesteps: {count} are above 0; {variant.name} takes 1 to {variant.max_steps}")
     if list(timesteps) != sorted(timesteps, reverse=True):
         raise InvalidRequest(f"timesteps: {list(timesteps)} rise somewhere; they run from noise, 1, down to music, 0")
+
+
+def adapter_named(name: str, folder: Path | None) -> Path:
+    """Its safetensors file. Raises UnknownAdapter."""
+    path = find_adapter(name, folder) if folder else None
+    if path is None:
+        known = ", ".join(adapters_in(folder)) if folder else ""
+        raise UnknownAdapter(f"no adapter is called {name!r}; known are {known or 'none'}")
+    return path
 
 
 def find_adapter(name: str, folder: Path) -> Path | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import InvalidRequest
-from models.music import SAMPLE_RATE, SAMPLES_PER_FRAME, MusicRequest, Task
+from models.errors import InvalidAudio, InvalidRequest, TooLong
+from models.music import MAX_SECONDS, SAMPLE_RATE, SAMPLES_PER_FRAME, MusicRequest, Task
 
 WINDOWED = (Task.REPAINT, Task.LEGO)  # the others make the whole length anew
 
@@ -25,7 +25,8 @@ class Window:
     end: float | None = None  # None: where the source ends
 
     def on(self, samples: int) -> Span:
-        """Raises InvalidRequest where nothing of a source of this many samples is left to be made."""
+        """Raises InvalidRequest where nothing of a source of this many samples is left to be made, TooLong and
+        InvalidAudio where what it is lengthened to is too much or too little for a song."""
         before = round(max(0.0, -self.start) * SAMPLE_RATE)
         first = round(self.start * SAMPLE_RATE) + before
         last = (samples if self.end is None else round(self.end * SAMPLE_RATE)) + before
@@ -34,7 +35,13 @@ class Window:
             raise InvalidRequest(
                 f"repainting_start {self.start:g} s: nothing is left, the source ends at {seconds:g} s"
             )
-        return Span(before, max(0, last - before - samples), first, last)
+        after = max(0, last - before - samples)
+        total = before + samples + after
+        if total < SAMPLES_PER_FRAME:
+            raise InvalidAudio(f"{samples} samples of audio; a song is made from at least {SAMPLES_PER_FRAME}")
+        if total > MAX_SECONDS * SAMPLE_RATE:
+            raise TooLong(f"{total / SAMPLE_RATE:g} s of source audio; a song is at most {MAX_SECONDS:g} s")
+        return Span(before, after, first, last)
 
 
 WHOLE = Window()

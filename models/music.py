@@ -20,10 +20,13 @@ SAMPLES_PER_FRAME = 1920
 FRAMES_PER_SECOND = SAMPLE_RATE // SAMPLES_PER_FRAME  # 25
 CODES_PER_SECOND = 5
 MAX_AUDIO_CODE = 63_999
+SILENCE = 1e-6  # sound with no louder sample than this
 MIN_SECONDS = 10.0
 MAX_SECONDS = 600.0
 DEFAULT_SECONDS = 60.0  # where neither caller, source nor LM says how long
 MAX_SONGS = 8
+MAX_PROMPT_LETTERS = 2048
+MAX_LYRICS_LETTERS = 8192
 MAX_LORAS = 4
 MAX_SEED = 2**32 - 1
 NO_NEGATIVE_PROMPT = "NO USER INPUT"
@@ -140,8 +143,8 @@ class MusicRequest(Value):
     model: str
     lm_model: str | None = None  # None: this server's default LM, if it has one
     task_type: Task = Task.TEXT2MUSIC
-    prompt: Annotated[str, Field(max_length=2048)] = ""
-    lyrics: Annotated[str, Field(max_length=8192)] = ""
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT_LETTERS)] = ""
+    lyrics: Annotated[str, Field(max_length=MAX_LYRICS_LETTERS)] = ""
     bpm: Bpm | None = None
     key_scale: KeyScale | None = None
     time_signature: TimeSignature | None = None
@@ -177,9 +180,9 @@ class MusicRequest(Value):
     lm_backend: Literal["vllm", "pt"] | None = None  # None: whichever this LM runs on
     lm_temperature: Annotated[float, Field(ge=0.0, le=5.0, allow_inf_nan=False)] = 0.85
     lm_cfg_scale: Annotated[float, Field(ge=0.0, le=30.0, allow_inf_nan=False)] = 2.5
-    lm_negative_prompt: Annotated[str, Field(max_length=2048)] = NO_NEGATIVE_PROMPT
-    lm_top_k: Annotated[int, Field(ge=0)] = 0  # 0: off
-    lm_top_p: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] = 0.9  # 1: off
+    lm_negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_LETTERS)] = NO_NEGATIVE_PROMPT
+    lm_top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # 0: off
+    lm_top_p: Annotated[float, Field(ge=1e-6, le=1.0, allow_inf_nan=False)] = 0.9  # 1: off
     lm_repetition_penalty: Annotated[float, Field(gt=0.0, le=5.0, allow_inf_nan=False)] = 1.0
     use_cot_caption: bool = True
     use_cot_language: bool = True

@@ -2,6 +2,7 @@
 
 Whoever sent the file chose every byte of it, and decoders are C. So a server calls `read_in_subprocess`, whose child
 has limits on memory and time, and no more to lose than the file itself; the rest is what that child runs.
+`examine_in_subprocess` does all the same and keeps none of it, so that a file is refused when it comes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from models.errors import InvalidAudio, RequestError, TooLong
-from models.music import CHANNELS, SAMPLE_RATE
+from models.music import CHANNELS, SAMPLE_RATE, SILENCE
 
 log = logging.getLogger(__name__)
 
@@ -104,13 +105,26 @@ def container_of(head: bytes) -> str:
     for container, pattern in _SIGNATURES.items():
         if re.match(pattern, head, re.DOTALL):
             return container
-    raise InvalidAudio(f"this is no audio file that can be read; allowed: {ALLOWED}")
+    seen = f"begins with {head[:8]!r}" if head else "is empty"
+    raise InvalidAudio(f"the file {seen}, so it is no audio that can be read; allowed: {ALLOWED}")
 
 
 def probe(path: Path, limits: AudioLimits) -> AudioInfo:
     """Reads headers only. Raises InvalidAudio, and TooLong for a size or a length beyond the limits."""
     with _opened(path, limits) as (_, info):
         return info
+
+
+def examine(path: Path, limits: AudioLimits) -> AudioInfo:
+    """Decodes the whole file: `seconds` is what is in it. Raises as `blocks` does, and InvalidAudio for silence."""
+    info = probe(path, limits)
+    samples, peak = 0, 0.0
+    for block in blocks(path, limits):
+        samples += len(block)
+        peak = max(peak, float(np.abs(block).max(initial=0.0)))
+    if peak <= SILENCE:
+        raise InvalidAudio(f"{samples / SAMPLE_RATE:.1f} s of silence; nothing can be made from it")
+    return replace(info, seconds=samples / SAMPLE_RATE)
 
 
 def blocks(path: Path, limits: AudioLimits) -> Iterator[Waveform]:
@@ -132,25 +146,18 @@ def blocks(path: Path, limits: AudioLimits) -> Iterator[Waveform]:
         yield _checked(resampler.resample_chunk(np.zeros((0, CHANNELS), np.float32), last=True))
 
 
+def examine_in_subprocess(path: Path, limits: AudioLimits) -> AudioInfo:
+    """Takes CPU seconds and waits: not for an event loop. Raises InvalidAudio and TooLong."""
+    limits.check_size(path.stat().st_size)
+    return AudioInfo(**_answer_of_child({"path": str(path.absolute()), "samples": None, "limits": asdict(limits)}))
+
+
 def read_in_subprocess(path: Path, limits: AudioLimits) -> Waveform:
     """The whole file. Takes CPU seconds and waits: not for an event loop. Raises InvalidAudio and TooLong."""
     limits.check_size(path.stat().st_size)
     with tempfile.TemporaryDirectory(prefix="audio-") as folder:
         samples = Path(folder) / "samples.f32"
-        order = json.dumps({"path": str(path.absolute()), "samples": str(samples), "limits": asdict(limits)})
-        try:
-            child = subprocess.run(
-                [sys.executable, "-m", "models.source_audio"],
-                cwd=Path(__file__).parent.parent,
-                env={"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                input=order.encode(),
-                capture_output=True,
-                timeout=limits.wall_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise InvalidAudio(f"the audio took more than {limits.wall_s:g} s to decode") from None
-        _raise_for(child)
+        _answer_of_child({"path": str(path.absolute()), "samples": str(samples), "limits": asdict(limits)})
         return np.fromfile(samples, np.float32).reshape(-1, CHANNELS)
 
 
@@ -245,14 +252,28 @@ def _checked(samples: Waveform) -> Waveform:
     return samples.clip(-1, 1)
 
 
-def _raise_for(child: subprocess.CompletedProcess[bytes]) -> None:
-    if child.returncode == 0 and not child.stdout:
-        return
-    if child.returncode == 0:
-        refusal = json.loads(child.stdout)
-        raise next(kind for kind in (InvalidAudio, TooLong) if kind.code == refusal["code"])(refusal["message"])
-    log.warning("decoding ended with status %d: %s", child.returncode, child.stderr[-2000:].decode(errors="replace"))
-    raise InvalidAudio("decoding this audio took more time or memory than it may, or broke the decoder")
+def _answer_of_child(order: dict[str, Any]) -> dict[str, Any]:
+    """Raises InvalidAudio and TooLong, as the child found or for what became of it."""
+    wall_s = order["limits"]["wall_s"]
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "models.source_audio"],
+            cwd=Path(__file__).parent.parent,
+            env={"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            input=json.dumps(order).encode(),
+            capture_output=True,
+            timeout=wall_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise InvalidAudio(f"the audio took more than {wall_s:g} s to decode") from None
+    if child.returncode:
+        log.warning("decoding ended with %d: %s", child.returncode, child.stderr[-2000:].decode(errors="replace"))
+        raise InvalidAudio("decoding this audio took more time or memory than it may, or broke the decoder")
+    answer: dict[str, Any] = json.loads(child.stdout)
+    if "refusal" in answer:
+        raise next(kind for kind in (InvalidAudio, TooLong) if kind.code == answer["code"])(answer["refusal"])
+    return answer
 
 
 def _confine(limits: AudioLimits) -> None:
@@ -272,11 +293,19 @@ def _main() -> None:
     limits = AudioLimits(**order["limits"])
     _confine(limits)
     try:
-        with open(order["samples"], "wb") as file:
-            for block in blocks(Path(order["path"]), limits):
-                file.write(block.tobytes())
+        answer = _done(Path(order["path"]), order["samples"], limits)
     except RequestError as refusal:
-        print(json.dumps({"code": refusal.code, "message": refusal.message}))  # noqa: T201 that is the answer
+        answer = {"refusal": refusal.message, "code": refusal.code}
+    print(json.dumps(answer))  # noqa: T201 that is the answer
+
+
+def _done(path: Path, samples: str | None, limits: AudioLimits) -> dict[str, Any]:
+    if samples is None:
+        return asdict(examine(path, limits))
+    with open(samples, "wb") as file:
+        for block in blocks(path, limits):
+            file.write(block.tobytes())
+    return {}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where finished audio is kept: an opaque id that ends in the file's extension, and the bytes behind it."""
+"""Where audio is kept, finished tracks and what callers sent: an opaque id, and the bytes behind it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import asyncio
 import os
 import re
 import secrets
+import shutil
 import tempfile
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from models.audio import MEDIA_TYPES
 from models.errors import EngineError
 from models.music import AudioFormat
 
+UPLOAD = re.compile(r"(?P<job>[0-9a-f-]{36})\.(source|reference)")
 REF = re.compile(r"[0-9a-f]{32}\.(?:" + "|".join(AudioFormat) + ")")
 CHUNK = 256 * 1024
 
@@ -88,6 +93,78 @@ class LocalArtifacts:
         return self._root / ref[:2] / ref
 
 
+class LocalUploads:
+    """A folder with callers' audio, each file called after the job it is for: `JOB.source`, `JOB.reference`.
+
+    A file is there before its job is, and goes after it: what has no job any more, or never got one, is found by age.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def receive(self, ref: str, content: AsyncIterable[bytes]) -> Path:
+        """The whole file, on disk when this returns. Raises StorageFailed, and leaves nothing then."""
+        path = self._path(ref)
+        try:
+            await asyncio.to_thread(self._root.mkdir, parents=True, exist_ok=True)
+            with await asyncio.to_thread(path.open, "xb") as kept:
+                async for chunk in content:
+                    await asyncio.to_thread(kept.write, chunk)
+                await asyncio.to_thread(_settle, kept)
+        except OSError as error:
+            await asyncio.to_thread(self.delete, [ref])
+            raise StorageFailed(f"could not store an upload in {self._root}: {error}") from error
+        except BaseException:  # the caller left, or sent less than it said
+            await asyncio.to_thread(self.delete, [ref])
+            raise
+        return path
+
+    def link(self, ref: str, file: StoredFile) -> Path:
+        """A finished track under a second name, which stays when the first one goes. Blocks; raises StorageFailed."""
+        path = self._path(ref)
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file.path, path)
+            except OSError:  # another disk, or one that knows no links
+                shutil.copyfile(file.path, path)
+            with path.open("rb") as kept:
+                _settle(kept)
+        except OSError as error:
+            self.delete([ref])
+            raise StorageFailed(f"could not keep track {file.ref} in {self._root}: {error}") from error
+        return path
+
+    def find(self, ref: str) -> Path:
+        """Raises StorageFailed where it is not there."""
+        path = self._path(ref)
+        if not path.is_file():
+            raise StorageFailed(f"upload {ref} is not in {self._root}")
+        return path
+
+    def delete(self, refs: Iterable[str]) -> None:
+        """Those that are there. Blocks."""
+        for ref in refs:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                self._path(ref).unlink()
+
+    def older_than(self, age_s: float) -> dict[str, list[str]]:
+        """Those that came so long ago, by their jobs. Blocks."""
+        latest = time.time() - age_s
+        found: dict[str, list[str]] = {}
+        for path in self._root.glob("*.*"):
+            match = UPLOAD.fullmatch(path.name)
+            with suppress(FileNotFoundError):  # another process deletes, too
+                if match and path.stat().st_ctime < latest:
+                    found.setdefault(match["job"], []).append(path.name)
+        return found
+
+    def _path(self, ref: str) -> Path:
+        if UPLOAD.fullmatch(ref) is None:
+            raise ValueError(f"{ref!r} is no upload's id")
+        return self._root / ref
+
+
 def _write_whole(path: Path, content: bytes) -> None:
     """Either the whole file is there under its name, safe from a power cut, or nothing is."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".draft-", delete=False) as draft:
@@ -99,7 +176,18 @@ def _write_whole(path: Path, content: bytes) -> None:
         except BaseException:
             os.unlink(draft.name)
             raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _settle(file: BinaryIO) -> None:
+    """An open file and its name are safe from a power cut."""
+    file.flush()
+    os.fsync(file.fileno())
+    _sync_folder(Path(file.name).parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -34,12 +34,13 @@ class EdgeOptions:
     keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 64 * 2**20
+    max_upload_bytes: int = 256 * 2**20  # of a body with files, which does not stay in memory
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
     app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
     app.include_router(release_task.routes(desk, Access(options.keys)))
-    app.add_middleware(LimitBody, max_bytes=options.max_body_bytes)
+    app.add_middleware(LimitBody, max_bytes=options.max_body_bytes, max_upload_bytes=options.max_upload_bytes)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=options.cors_origins,
@@ -62,19 +63,24 @@ def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None
 
 
 class LimitBody:
-    """Refuses a body that is or grows too large with 413, before it is in memory."""
+    """Refuses a body that is or grows too large with 413, before more of it is in memory or, with files, on disk."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > self._max_bytes:
-            await self._too_large(scope, receive, send)
+        headers = dict(scope["headers"])
+        has_files = headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data")
+        most = self._max_upload_bytes if has_files else self._max_bytes
+        complaint = f"the request body is larger than {most} bytes"
+        announced = headers.get(b"content-length", b"0")
+        if not announced.isdigit() or int(announced) > most:
+            await refusal(413, complaint)(scope, receive, send)
             return
         received = 0
 
@@ -82,18 +88,11 @@ class LimitBody:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise HTTPException(413, self._complaint)
+            if received > most:
+                raise HTTPException(413, complaint)
             return message
 
         await self._app(scope, counted, send)
-
-    @property
-    def _complaint(self) -> str:
-        return f"the request body is larger than {self._max_bytes} bytes"
-
-    async def _too_large(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await refusal(413, self._complaint)(scope, receive, send)
 
 
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:

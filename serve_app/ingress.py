@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -13,13 +14,14 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from models.checkpoints import SERVED_TASKS, check_request, variant_named
-from models.errors import InvalidRequest, UnknownModel
+from models.checkpoints import adapter_named, check_request, variant_named
+from models.errors import AceError, InvalidRequest, UnknownModel
 from models.music import MusicRequest
 from models.pipeline import needs_lm
-from serve_app.artifacts import LocalArtifacts
-from serve_app.dialects.desk import Catalogue, ModelCard, TrackFile
+from serve_app.artifacts import LocalArtifacts, LocalUploads
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, TrackFile
 from serve_app.edge import EdgeOptions, build_api
+from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import Job, Stats
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.settings import AppSettings, read_api_keys
@@ -35,7 +37,7 @@ def catalogue_of(settings: AppSettings) -> Catalogue:
                 name=variant.name,
                 is_default=index == 0,
                 is_turbo=variant.is_turbo,
-                tasks=SERVED_TASKS,
+                tasks=variant.tasks,
                 default_steps=variant.default_steps,
                 max_steps=variant.max_steps,
             )
@@ -51,6 +53,7 @@ class FrontDesk:
         self._settings = settings
         self._conductor = conductor
         self._artifacts = LocalArtifacts(settings.audio_folder)
+        self._intake = Intake(LocalUploads(settings.uploads_folder), self._artifacts)
         self._store: JobStore | None = None
 
     @asynccontextmanager
@@ -59,9 +62,13 @@ class FrontDesk:
         self._store = await JobStore.open(
             self._settings.database_url, QueueLimits(queue.max_jobs, queue.max_attempts, queue.max_jobs_per_key)
         )
+        is_closing = asyncio.Event()
+        sweeping = asyncio.create_task(self._intake.keep_swept(self._store.known, is_closing))
         try:
             yield
         finally:
+            is_closing.set()
+            await sweeping
             await self._store.close()
 
     @property
@@ -70,9 +77,16 @@ class FrontDesk:
             raise RuntimeError("the desk is not open")
         return self._store
 
-    async def submit(self, request: MusicRequest, owner: str) -> Job:
-        self._check(request)
-        job = await self.store.submit(request, owner)
+    async def submit(self, request: MusicRequest, owner: str, attached: Attachments = NOTHING_ATTACHED) -> Job:
+        id_ = str(uuid.uuid4())
+        request = with_audio(request, attached, id_)
+        await self._check(request)
+        await self._intake.take(request, attached)
+        try:
+            job = await self.store.submit(request, owner, id_=id_)
+        except AceError:  # refused; after any other error it may be stored, and the sweep will tell
+            await self._intake.drop(request)
+            raise
         with suppress(RayServeException):  # the job is stored; a conductor that cannot be told finds it by looking
             self._conductor.nudge.remote()
         return job
@@ -92,8 +106,8 @@ class FrontDesk:
     async def open_track(self, ref: str) -> TrackFile | None:
         return await self._artifacts.open(ref)
 
-    def _check(self, request: MusicRequest) -> None:
-        """Raises UnknownModel or InvalidRequest for what this server, as it is set up, cannot make."""
+    async def _check(self, request: MusicRequest) -> None:
+        """Raises UnknownModel, UnknownAdapter or InvalidRequest for what this server, as it is set up, cannot make."""
         names = [card.name for card in self.catalogue.models]
         if request.model not in names:
             raise UnknownModel(f"this server does not run model {request.model!r}; it runs {', '.join(names)}")
@@ -103,6 +117,8 @@ class FrontDesk:
         if needs_lm(request) and not lms:
             raise InvalidRequest("this server runs no LM, so thinking, sample mode and use_format are not available")
         check_request(request, variant_named(request.model))
+        for lora in request.loras:
+            await asyncio.to_thread(adapter_named, lora.name, self._settings.adapters_folder)
 
 
 class Ingress:
@@ -119,7 +135,8 @@ class Ingress:
                 yield
 
         api = self._settings.api
-        options = EdgeOptions(read_api_keys(api), api.cors_origins, api.max_body_mib * 2**20)
+        limits = (api.max_body_mib * 2**20, api.max_upload_mib * 2**20)
+        options = EdgeOptions(read_api_keys(api), api.cors_origins, *limits)
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
         app.add_api_route("/readyz", tell_readiness, response_model=None)

@@ -47,7 +47,7 @@ class DitSettings(Settings):
 
     model: str = "acestep-v15-turbo"
     songs: Annotated[int, Field(ge=1, le=8)] = 8
-    tokens: Annotated[int, Field(ge=7500)] = 24_000
+    tokens: Annotated[int, Field(ge=7500)] = 9_000
     packs_rows: bool | None = None  # all songs in one forward; unless said, on a GPU only
     compiles: bool | None = None  # the forward, while it warms up; unless said, on a GPU only
 
@@ -84,7 +84,8 @@ class ApiSettings(Settings):
 
     keys_from: str = "ACESTEP_API_KEY"
     cors_origins: tuple[str, ...] = ()  # besides pages of this machine
-    max_body_mib: Annotated[int, Field(ge=1)] = 64
+    max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
+    max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
 
 
 def _listed(value: object) -> object:
@@ -98,6 +99,7 @@ class AppSettings(Settings):
     checkpoints: Path = Path("checkpoints")
     tiny: bool = False  # write tiny random checkpoints into `checkpoints` first; for laptops and tests
     download: bool = False  # fetch absent checkpoints from their hub
+    adapters: Path = Path("adapters")  # LoRAs that requests may name
     data: Path = Path("data")
     database_from: str = "ACESTEP_DATABASE_URL"  # the variable with PostgreSQL's URL; unset: SQLite in `data`, one host
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -129,6 +131,10 @@ class AppSettings(Settings):
         return PROJECT / self.checkpoints
 
     @property
+    def adapters_folder(self) -> Path:
+        return PROJECT / self.adapters
+
+    @property
     def data_folder(self) -> Path:
         return PROJECT / self.data
 
@@ -138,7 +144,13 @@ class AppSettings(Settings):
 
     @property
     def audio_folder(self) -> Path:
+        """Of finished tracks."""
         return self.data_folder / "audio"
+
+    @property
+    def uploads_folder(self) -> Path:
+        """Of callers' audio. On the same disk as `audio_folder`, a track that is worked on takes no room twice."""
+        return self.data_folder / "uploads"
 
 
 def read_api_keys(settings: ApiSettings) -> tuple[str, ...]:

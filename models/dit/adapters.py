@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.checkpoints import adapters_in, find_adapter
-from models.errors import CheckpointError, InvalidRequest, UnknownAdapter
+from models.checkpoints import adapter_named
+from models.errors import CheckpointError, InvalidRequest
 from models.music import Lora
 from models.weights import diffusers_name
 
@@ -116,11 +116,8 @@ class AdapterCache:
             return tuple(self._held)
 
     def _read(self, name: str) -> Adapter:
-        if self._folder is None or (path := find_adapter(name, self._folder)) is None:
-            known = ", ".join(adapters_in(self._folder)) if self._folder else ""
-            raise UnknownAdapter(f"no adapter is called {name!r}; known are {known or 'none'}")
         pairs = {}
-        for layer, pair in read_adapter(path).items():
+        for layer, pair in read_adapter(adapter_named(name, self._folder)).items():
             own = self._layers.get(layer)
             if own is None or (pair.down.shape[1], pair.up.shape[0]) != (own.in_features, own.out_features):
                 raise InvalidRequest(f"adapter {name!r} is of another model: {_misfit(layer, pair, own)}")

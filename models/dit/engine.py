@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.batching import BatchLimits
-from models.checkpoints import TEXT_ENCODER, check_task, locate, variant_named
+from models.checkpoints import TEXT_ENCODER, check_request, locate, variant_named
 from models.dit import sampling
 from models.dit.adapters import NO_ADAPTERS, AdapterCache, Blend
 from models.dit.conditioning import Conditioner
@@ -119,7 +119,7 @@ class DitEngine:
 
     def _submit(self, song: Song, on_progress: OnProgress, adapters: Blend = NO_ADAPTERS) -> Ticket:
         """Puts a song in line."""
-        check_task(song.request, self._variant)
+        check_request(song.request, self._variant)
         has_source = song.source is not None or bool(song.plan.codes)
         settings, remarks = sampling.resolve(song.request, self._variant, has_source)
         ticket = Ticket(song, settings, song.frames, remarks, on_progress, Future(), adapters)

@@ -1,7 +1,7 @@
 """What the LM may write next: metadata as lines of `field: value` between think tags, then audio codes or lyrics.
 
 A finite state machine after the reference's (ACE-Step 1.5, MetadataConstrainedLogitsProcessor), step for step, except
-where the reference would never end; those exits are in docs/decisions/lm-traps.md.
+where the reference would never end; those exits are in docs/decisions/0002-lm-traps.md.
 """
 
 from __future__ import annotations

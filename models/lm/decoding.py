@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.lm.constraints import Constraint, Rules, Then
-from models.lm.sampling import Order, Sampling, penalise, pick_
+from models.lm.sampling import Order, Sampling, penalise_, pick_
 from models.lm.vocabulary import Columns, Vocabulary
 
 
@@ -42,14 +42,39 @@ class Decoding:
         return cls(Rules(**rules), Sampling(**sampling), plain["scale"], plain["seed"])
 
 
-class GuidedRow:
-    """Logits of one step, guided as far as they are looked at (Ho & Salimans 2021): uncond + scale (cond - uncond)."""
+class Seen:
+    """Tokens written so far, kept on the device: a host that asks for each would wait for it at every step."""
 
-    def __init__(self, cond: Tensor, uncond: Tensor | None, scale: float) -> None:
-        self.size = len(cond)
+    def __init__(self, tokens: Sequence[int], device: torch.device) -> None:
+        self._tokens = torch.tensor(tokens, dtype=torch.long, device=device)
+        self._count = len(tokens)
+
+    def add(self, token: Tensor) -> None:
+        if self._count == len(self._tokens):
+            room = self._tokens.new_empty(max(256, self._count))
+            self._tokens = torch.cat([self._tokens, room])
+        self._tokens[self._count] = token
+        self._count += 1
+
+    def places_in(self, columns: Columns) -> Tensor:
+        """Where these columns hold a token seen."""
+        tokens = self._tokens[: self._count]
+        places = torch.searchsorted(columns.ids, tokens).clamp_(max=len(columns) - 1)
+        return places[columns.ids[places] == tokens]
+
+
+class GuidedRow:
+    """Logits of one step, guided as far as they are looked at (Ho & Salimans 2021): uncond + scale (cond - uncond).
+
+    With `seen`, tokens are made less likely by `penalty` before guidance.
+    """
+
+    def __init__(self, cond: Tensor, uncond: Tensor | None, scale: float, seen: Seen | None, penalty: float) -> None:
         self._cond = cond  # (vocabulary)
         self._uncond = uncond
         self._scale = scale
+        self._seen = seen
+        self._penalty = penalty
 
     def cut(self, columns: Columns) -> Tensor:
         return self.write(columns, self._cond.new_empty(len(columns), dtype=torch.float32))
@@ -57,6 +82,8 @@ class GuidedRow:
     def write(self, columns: Columns, out: Tensor) -> Tensor:
         """`out`: (column)."""
         cond = columns.cut(self._cond).float()
+        if self._seen is not None:
+            cond = penalise_(cond.clone(), self._seen.places_in(columns), self._penalty)
         if self._uncond is None:
             return out.copy_(cond)
         return torch.lerp(columns.cut(self._uncond).float(), cond, self._scale, out=out)
@@ -71,37 +98,28 @@ class SongDecoder:
         self.steps = 0
         self._scale = decoding.scale
         self._constraint = Constraint(vocabulary, decoding.rules)
+        self._penalty = self.sampling.repetition_penalty
         # the reference's PyTorch loop counts the prompt as seen, nano-vllm only what was written
-        self._seen = list(prompt) if self._penalises(Order.UNTEMPERED) else []
-        self._written: list[Tensor] = []
+        self._is_late = self.sampling.order is Order.UNTEMPERED
+        self._seen = Seen(prompt if self._is_late else (), vocabulary.device) if self._penalty != 1.0 else None
 
     def look(self, cond: Tensor, uncond: Tensor | None) -> tuple[Columns, GuidedRow]:
         """What the next token may be, and the logits it is drawn by. `cond`, `uncond`: (vocabulary)."""
-        if self._penalises(Order.TEMPERED):
-            cond = self._penalise(cond.float())
-        row = GuidedRow(cond, uncond, self._scale)
+        row = GuidedRow(cond, uncond, self._scale, None if self._is_late else self._seen, self._penalty)
         return self._constraint.allow(row), row
 
     def write(self, row: GuidedRow, columns: Columns, out: Tensor) -> None:
         """The columns' logits as they are drawn from. `out`: (column)."""
         row.write(columns, out)
-        if self._penalises(Order.UNTEMPERED):
-            out.copy_(columns.cut(self._penalise(_spread(columns, out, row.size))))
+        if self._is_late and self._seen is not None:
+            penalise_(out, self._seen.places_in(columns), self._penalty)
 
     def take(self, token: Tensor) -> None:
         """Goes on with the token chosen."""
         self._constraint.advance(int(token) if self._constraint.needs_token else None)
-        if self.sampling.repetition_penalty != 1.0:
-            self._written.append(token)
+        if self._seen is not None:
+            self._seen.add(token)
         self.steps += 1
-
-    def _penalises(self, order: Order) -> bool:
-        return self.sampling.repetition_penalty != 1.0 and self.sampling.order is order
-
-    def _penalise(self, logits: Tensor) -> Tensor:
-        seen = torch.tensor(self._seen, dtype=torch.long, device=logits.device)
-        written = torch.stack(self._written) if self._written else seen[:0]
-        return penalise(logits, torch.cat([seen, written]), self.sampling.repetition_penalty)
 
 
 class Chooser:
@@ -136,8 +154,3 @@ class Chooser:
         if self._scratch.numel() < size:
             self._scratch = torch.empty(size, device=columns.ids.device)
         return self._scratch[:size].view(rows, len(columns))
-
-
-def _spread(columns: Columns, values: Tensor, size: int) -> Tensor:
-    """Values back at their ids, -inf elsewhere: (vocabulary)."""
-    return values.new_full((size,), -torch.inf).index_copy(0, columns.ids, values)

@@ -15,7 +15,7 @@ from models.lm.planner import Planner
 from models.lm.planning import Drawing
 from models.lm.prompts import Prompts, cot_text
 from models.lm.sampling import Sampling
-from models.lm.vocabulary import Vocabulary
+from models.lm.vocabulary import Vocabulary, read_genres
 from models.lm.writing import Budget, Counts, Writer
 from models.music import MusicRequest, OnProgress, SongPlan, ignore
 from models.pipeline import plan_as_asked, wants_lm
@@ -35,7 +35,11 @@ class LmEngine:
         self.name = checkpoint.name
         self._prompts = Prompts(tokenizer)
         self._backend = backend or build_backend(checkpoint, options)
-        self._writer = Writer(self._backend, Vocabulary(tokenizer), options.max_model_len)
+        self._writer = Writer(
+            self._backend,
+            Vocabulary(tokenizer, read_genres(options.genres) if options.genres else ()),
+            options.max_model_len,
+        )
 
     async def plan(self, request: MusicRequest, on_progress: OnProgress = ignore) -> tuple[SongPlan, ...]:
         """One plan a song, in the order of the seeds. Values given by the caller come back unchanged.
@@ -50,7 +54,7 @@ class LmEngine:
         if request.lm_backend in (None, self._backend.name):
             return plans
         remark = f"lm_backend: {request.lm_backend} asked, {self.name} runs on {self._backend.name}"
-        return tuple(plan.model_copy(update={"remarks": (remark,)}) for plan in plans)
+        return tuple(plan.model_copy(update={"remarks": (*plan.remarks, remark)}) for plan in plans)
 
     async def create_sample(
         self, query: str, is_instrumental: bool, language: str | None = None, drawing: Drawing | None = None

@@ -52,15 +52,19 @@ class Planner:
         self._counts = counts
         self._has_run = False
         self._trace: list[str] = []
+        self._remarks: list[str] = []
 
     async def plan(self, request: MusicRequest) -> tuple[SongPlan, ...]:
+        self._counts.expect(_expected_tokens(request))
         completed = await self._complete(request)
         metadata = await self._metadata(completed, is_sampled=request.sample_query is not None)
         before = tuple(self._trace)
         songs = await self._codes(completed, metadata)
         name = self._name if self._has_run else None
         return tuple(
-            planning.plan_of(completed, metadata, codes, name).model_copy(update={"trace": before + lines})
+            planning.plan_of(completed, metadata, codes, name).model_copy(
+                update={"trace": before + lines, "remarks": tuple(self._remarks)}
+            )
             for codes, lines in songs
         )
 
@@ -111,7 +115,7 @@ class Planner:
         on_token = self._counts.plan(METADATA_TOKENS)
         ids = await self._write(prompts, decoding, Budget(FEWEST_TOKENS, MOST_TOKENS), on_token)
         self._trace += self._lines("metadata", drawing, rules, ids)
-        return {**metadata_of(self._text_of(ids)), **known}
+        return {**planning.sound(metadata_of(self._text_of(ids))), **planning.given_metadata(request)}
 
     async def _codes(self, request: MusicRequest, metadata: Metadata) -> tuple[tuple[Codes, Trace], ...]:
         if request.audio_codes:
@@ -140,7 +144,10 @@ class Planner:
             drawing = self._drawing(request, seed)
             decoding = self._decoding(rules, drawing, request.lm_cfg_scale)
             ids = await self._write(prompts, decoding, _code_budget(rules), on_token)
-            return self._codes_in(ids, rules), self._lines(f"codes of seed {seed}", drawing, rules, ids)
+            codes = self._codes_in(ids, rules)
+            if ids[-1] != self._writer.vocabulary.eos and len(codes) < (rules.most_codes or 0):
+                self._remarks.append(f"audio_duration: not given, and the LM had room for {len(codes)} codes only")
+            return codes, self._lines(f"codes of seed {seed}", drawing, rules, ids)
 
         return write
 
@@ -182,6 +189,15 @@ class Planner:
         for line in lines:
             logger.info(line)
         return lines
+
+
+def _expected_tokens(request: MusicRequest) -> int:
+    """Of all phases to come, about; for progress only."""
+    descriptions = (request.sample_query is not None) + request.use_format
+    block = METADATA_TOKENS * (not planning.is_complete(request.metas) and request.sample_query is None)
+    writes_codes = request.thinking and not request.audio_codes
+    codes = request.songs * (codes_of(request.audio_duration or DEFAULT_SECONDS) + 1) if writes_codes else 0
+    return descriptions * METADATA_TOKENS + block + codes
 
 
 def _code_budget(rules: Rules) -> Budget:

@@ -17,6 +17,8 @@ from models.music import (
     CODES_PER_SECOND,
     INSTRUMENTAL_LYRICS,
     LANGUAGES,
+    MAX_LYRICS_LETTERS,
+    MAX_PROMPT_LETTERS,
     MAX_SECONDS,
     MIN_SECONDS,
     Metas,
@@ -87,6 +89,31 @@ def known_metadata(metas: Metas) -> Metadata:
     return known
 
 
+def given_metadata(request: MusicRequest) -> Metadata:
+    """What the metadata phase writes by force: the caller's values, the length of given codes, a language as well."""
+    known = known_metadata(request.metas)
+    if request.audio_codes and request.audio_duration is None:
+        known["duration"] = int(seconds_of(request.audio_codes[0]))
+    if request.use_cot_language and request.vocal_language not in (None, UNKNOWN):
+        known["language"] = str(request.vocal_language)
+    return known
+
+
+def seconds_of(codes: tuple[int, ...]) -> float:
+    """The length of a song of these codes, within what a song may have."""
+    return min(max(len(codes) / CODES_PER_SECOND, MIN_SECONDS), MAX_SECONDS)
+
+
+def sound(metadata: Metadata) -> Metadata:
+    """What the LM wrote without the values no song can have: they would mislead it when it reads them back."""
+    names = {lm_name: name for name, lm_name in METADATA_NAMES.items()}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if (key not in names or _fits(names[key], value)) and (key != "language" or value in LANGUAGES)
+    }
+
+
 def asks_for_instrumental(request: MusicRequest) -> bool:
     """By the lyrics, or by the words of the query (the reference's list)."""
     query = (request.sample_query or "").lower().strip()
@@ -119,7 +146,7 @@ def metadata_rules(request: MusicRequest) -> Rules:
         is_constrained=request.constrained_decoding,
         then=Then.NOTHING,
         skipped=frozenset(skipped),
-        given=_as_text(known_metadata(request.metas)),
+        given=_as_text(given_metadata(request)),
         longest_seconds=LONGEST_SECONDS,
     )
 
@@ -165,8 +192,8 @@ def read_song(text: str, lm_model: str) -> SongPlan:
         raise BadPlan("the LM wrote nothing")
     metadata = metadata_of(text)
     return SongPlan(
-        caption=_text_of(metadata, "caption"),
-        lyrics=lyrics_of(text),
+        caption=_text_of(metadata, "caption")[:MAX_PROMPT_LETTERS],
+        lyrics=lyrics_of(text)[:MAX_LYRICS_LETTERS],
         language=language_of(metadata) or UNKNOWN,
         metas=metas_of(metadata),
         lm_model=lm_model,
@@ -227,10 +254,9 @@ def plan_of(request: MusicRequest, metadata: Metadata, codes: tuple[int, ...], l
     caption = _text_of(metadata, "caption") if request.use_cot_caption else ""
     language = language_of(metadata) if request.use_cot_language else None
     metas = filled(request.metas, metas_of(metadata))
-    if codes and request.audio_duration is None and not request.audio_codes:
-        # the LM need not keep to the length it planned; what it wrote is what there is to hear
-        seconds = min(max(len(codes) / CODES_PER_SECOND, MIN_SECONDS), MAX_SECONDS)
-        metas = metas.model_copy(update={"duration": seconds})
+    if codes and request.audio_duration is None:
+        # the LM need not keep to the length it planned; what there are codes for is what there is to hear
+        metas = metas.model_copy(update={"duration": seconds_of(codes)})
     return SongPlan(
         caption=caption or request.prompt,
         lyrics=request.lyrics,

@@ -8,19 +8,22 @@ top-p on the logits as they are, then temperature).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 BLOCK = 256  # entries summed at a time
-MOST_TRIES = 256
+LEAST_DRAWN = 0.5  # nuclei below are sorted out, since most draws would miss them
 UNLIKELY = 1e-12  # chance that every try misses a nucleus and the likeliest entry is taken
+COLDEST = 1e-5  # temperatures below are greedy: nothing but the likeliest entry would weigh anything
+MOST_AT_ONCE = 2**25  # entries compared side by side, 128 MiB of them
 
 
 class Order(StrEnum):
@@ -44,14 +47,14 @@ def pick_(logits: Tensor, sampling: Sampling, randoms: Sequence[Random]) -> Tens
 
     What `logits` hold afterwards is undefined.
     """
-    if sampling.temperature <= 0:
+    if sampling.temperature < COLDEST:
         return _likeliest(logits)
-    if sampling.order is Order.UNTEMPERED or sampling.top_p >= 1.0:
+    if sampling.order is Order.UNTEMPERED or not LEAST_DRAWN <= sampling.top_p < 1.0:
         return draw(probabilities(logits, sampling), [random.random() for random in randoms])
     logits = _top_k(logits, sampling.top_k)
     shift = -logits.amax(-1, keepdim=True) / sampling.temperature
     weights = torch.add(shift, logits, alpha=1 / sampling.temperature, out=logits).exp_()
-    tries = min(MOST_TRIES, math.ceil(math.log(UNLIKELY) / math.log1p(-sampling.top_p)))
+    tries = math.ceil(math.log(UNLIKELY) / math.log1p(-sampling.top_p))
     uniforms = [[random.random() for _ in range(tries)] for random in randoms]
     return draw_in_nucleus(weights, sampling.top_p, uniforms, at_once=not _is_on_host(weights))
 
@@ -71,48 +74,64 @@ def draw_in_nucleus(weights: Tensor, p: float, uniforms: Sequence[Sequence[float
     for; the entries are the same.
     """
     if at_once:
-        indices = _draw_at_once(weights, uniforms)
-        least = weights.gather(-1, indices)
-        above = torch.where(weights[:, None] > least[:, :, None], weights[:, None], 0.0).sum(-1)
-        is_inside = above <= p * weights.sum(-1, keepdim=True)
-        first = indices.gather(-1, is_inside.int().argmax(-1, keepdim=True))[:, 0]
-        return torch.where(is_inside.any(-1), first, weights.argmax(-1))
-    indices = draw(weights, [tries[0] for tries in uniforms])
-    for row, tries in enumerate(uniforms):
-        most = p * float(weights[row].sum())
-        for uniform in tries[1:]:
-            if _sum_above(weights[row], indices[row]) <= most:
+        rows = max(1, MOST_AT_ONCE // (len(uniforms[0]) * weights.shape[-1]))
+        parts = range(0, len(weights), rows)
+        return torch.cat([_first_inside(weights[i : i + rows], p, uniforms[i : i + rows]) for i in parts])
+    drawn, totals = _draw_on_host(weights, [tries[0] for tries in uniforms])
+    for row, (tries, total) in enumerate(zip(uniforms, totals, strict=True)):
+        left = iter(tries[1:])
+        while not _is_inside(weights[row], int(drawn[row]), p * total, total):
+            uniform = next(left, None)
+            if uniform is None:
+                drawn[row] = int(weights[row].argmax())
                 break
-            indices[row] = draw(weights[row : row + 1], [uniform])[0]
-        else:
-            if _sum_above(weights[row], indices[row]) > most:
-                indices[row] = weights[row].argmax()
-    return indices
+            drawn[row] = _draw_on_host(weights[row : row + 1], [uniform])[0][0]
+    return torch.from_numpy(drawn)
+
+
+def _first_inside(weights: Tensor, p: float, uniforms: Sequence[Sequence[float]]) -> Tensor:
+    indices = _draw_at_once(weights, uniforms)
+    least = weights.gather(-1, indices)
+    above = torch.where(weights[:, None] > least[:, :, None], weights[:, None], 0.0).sum(-1)
+    is_inside = above <= p * weights.sum(-1, keepdim=True)
+    first = indices.gather(-1, is_inside.int().argmax(-1, keepdim=True))[:, 0]
+    return torch.where(is_inside.any(-1), first, weights.argmax(-1))
+
+
+def _is_inside(weights: Tensor, index: int, most: float, total: float) -> bool:
+    weight = float(weights[index])
+    if total - weight <= most:  # even if all others were likelier
+        return True
+    return float(functional.threshold(weights, weight, 0.0).sum()) <= most
 
 
 def draw(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
     """The first column whose running sum exceeds `uniforms` (row), in [0, 1), of its row's total: (row)."""
-    if not _is_on_host(weights):
-        return _draw_at_once(weights, [[uniform] for uniform in uniforms])[:, 0]
-    # in two steps, since the running sum of every entry would take longer than all else
+    if _is_on_host(weights):
+        return torch.from_numpy(_draw_on_host(weights, uniforms)[0])
+    return _draw_at_once(weights, [[uniform] for uniform in uniforms])[:, 0]
+
+
+def _draw_on_host(weights: Tensor, uniforms: Sequence[float]) -> tuple[NDArray[np.int64], list[float]]:
+    """As `draw`, and each row's total. In two steps: a running sum of every entry would take longer than all else."""
     rows, columns = np.arange(len(weights)), weights.shape[-1]
     whole = functional.pad(weights, (0, -columns % BLOCK)) if columns % BLOCK else weights
     blocks = whole.view(len(weights), -1, BLOCK)
     sums = blocks.sum(-1).numpy()
     ends = sums.cumsum(-1, dtype=np.float64)
+    totals = ends[:, -1]
     # rounding may come out at a sum itself; the last entry below it that weighs anything is meant then
-    targets = np.minimum(np.asarray(uniforms) * ends[:, -1], np.nextafter(ends[:, -1], 0.0))
+    targets = np.minimum(np.asarray(uniforms) * totals, np.nextafter(totals, 0.0))
     block = (ends > targets[:, None]).argmax(-1)
     inside = blocks.numpy()[rows, block].cumsum(-1, dtype=np.float64)
     rest = np.minimum(targets - (ends[rows, block] - sums[rows, block]), np.nextafter(inside[:, -1], 0.0))
-    return torch.from_numpy(block * BLOCK + (inside > rest[:, None]).argmax(-1))
+    return block * BLOCK + (inside > rest[:, None]).argmax(-1), totals.tolist()
 
 
-def penalise(logits: Tensor, seen: Collection[int] | Tensor, penalty: float) -> Tensor:
-    """Makes the tokens `seen` less likely, each once (Keskar et al. 2019, CTRL)."""
-    ids = seen if isinstance(seen, Tensor) else torch.tensor(sorted(set(seen)), dtype=torch.long, device=logits.device)
-    values = logits[ids]
-    return logits.index_copy(0, ids, torch.where(values < 0, values * penalty, values / penalty))
+def penalise_(logits: Tensor, places: Tensor, penalty: float) -> Tensor:
+    """Makes the entries at `places` less likely, each once however often it is named (Keskar et al. 2019, CTRL)."""
+    values = logits[places]
+    return logits.index_copy_(0, places, torch.where(values < 0, values * penalty, values / penalty))
 
 
 def _draw_at_once(weights: Tensor, uniforms: Sequence[Sequence[float]]) -> Tensor:
@@ -120,10 +139,6 @@ def _draw_at_once(weights: Tensor, uniforms: Sequence[Sequence[float]]) -> Tenso
     sums = weights.cumsum(-1, dtype=torch.float64)
     targets = sums[:, -1:] * torch.tensor(uniforms, dtype=torch.float64, device=weights.device)
     return torch.searchsorted(sums, targets, right=True).clamp(max=weights.shape[-1] - 1)
-
-
-def _sum_above(weights: Tensor, index: Tensor) -> float:
-    return float(functional.threshold(weights, float(weights[index]), 0.0).sum())
 
 
 def _top_k(logits: Tensor, k: int) -> Tensor:

@@ -51,26 +51,40 @@ class Writer:
 
 
 class Counts:
-    """Adds up the tokens of a job's runs."""
+    """Adds up the tokens of a job's runs. The share done never falls, whatever a run took beyond its plan."""
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
         self._done: list[int] = []
         self._planned: list[int] = []
+        self._expected = 0
+        self._share = 0.0
+
+    def expect(self, tokens: int) -> None:
+        """About so many tokens will come of runs that are not planned yet."""
+        self._expected = tokens
 
     def plan(self, tokens: int) -> OnToken:
         """Announces a run of about so many tokens. What is returned is called once a token."""
         index = len(self._done)
         self._done.append(0)
         self._planned.append(tokens)
+        self._expected = max(0, self._expected - tokens)
 
         def on_token() -> None:
             self._done[index] += 1
             self._planned[index] = max(self._planned[index], self._done[index])
-            self._on_progress(sum(self._done), sum(self._planned))
+            self._report()
 
         return on_token
 
     def settle(self) -> None:
         """All runs so far have ended, with the tokens they took."""
         self._planned = list(self._done)
+
+    def _report(self) -> None:
+        done, planned = sum(self._done), sum(self._planned) + self._expected
+        if done < self._share * planned:
+            planned = int(done / self._share)
+        self._share = done / planned
+        self._on_progress(done, planned)

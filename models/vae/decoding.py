@@ -12,9 +12,8 @@ from torch import Tensor
 from models.audio import Pcm
 from models.batching import run_in_halves
 from models.errors import AceError, BadAudio, EngineError, OutOfMemory
-from models.music import CHANNELS, SAMPLES_PER_FRAME
+from models.music import CHANNELS, SAMPLES_PER_FRAME, SILENCE
 from models.vae.oobleck import Oobleck
-from models.vae.samples import SILENCE
 from models.vae.tiling import Tile, tiles
 
 PEAK = 0.8913  # -1 dBFS, as the reference leaves every song

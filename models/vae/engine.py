@@ -22,10 +22,9 @@ from torch.nn import functional
 
 from models import audio
 from models.editing import WHOLE, Splice, Window
-from models.errors import Cancelled, EngineError, InvalidAudio, OutOfMemory, TooLong
+from models.errors import Cancelled, EngineError, InvalidAudio, OutOfMemory
 from models.music import (
     LATENT_CHANNELS,
-    MAX_SECONDS,
     SAMPLE_RATE,
     SAMPLES_PER_FRAME,
     AudioFormat,
@@ -207,13 +206,7 @@ class VaeEngine:
     def _read_source(self, ref: str, window: Window) -> tuple[Tensor, int]:
         samples = checked(self._read(ref))
         own = samples.shape[1]
-        span = window.on(own)
-        total = span.before + own + span.after
-        if total < SAMPLES_PER_FRAME:
-            raise InvalidAudio(f"{own} samples of audio; a song is made from at least {SAMPLES_PER_FRAME}")
-        if total > MAX_SECONDS * SAMPLE_RATE:
-            raise TooLong(f"{total / SAMPLE_RATE:g} s of source audio; a song is at most {MAX_SECONDS:g} s")
-        return lengthened(samples, span), own
+        return lengthened(samples, window.on(own)), own
 
     def _read_reference(self, ref: str) -> Tensor:
         return excerpts(checked(self._read(ref)), torch.Generator("cpu").manual_seed(POSTERIOR_SEED))

@@ -10,9 +10,8 @@ from torch.nn import functional
 
 from models.editing import Span, weights
 from models.errors import InvalidAudio
-from models.music import CHANNELS, SAMPLE_RATE
+from models.music import CHANNELS, SAMPLE_RATE, SILENCE
 
-SILENCE = 1e-6  # no louder sample than this
 PIECE = 10 * SAMPLE_RATE
 REFERENCE = 3 * PIECE
 

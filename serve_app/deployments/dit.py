@@ -23,6 +23,7 @@ class DitReplica:
             device_of(settings),
             dit.packs_rows,
             compiles=dit.compiles,
+            adapters=settings.adapters_folder,
         )
         self._engine.warm_up()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from models.checkpoints import VAE, locate
 from models.editing import Splice, Window
 from models.music import AudioFormat, Latents, Source, Track
-from serve_app.artifacts import LocalArtifacts
+from models.source_audio import AudioLimits, Waveform, read_in_subprocess
+from serve_app.artifacts import LocalArtifacts, LocalUploads
 from serve_app.deployments.device import device_of
 from serve_app.settings import AppSettings
 
@@ -15,9 +16,19 @@ class VaeReplica:
         from models.vae.engine import VaeEngine
 
         keep = LocalArtifacts(settings.audio_folder).save
+        uploads = LocalUploads(settings.uploads_folder)
+
+        def read(ref: str) -> Waveform:
+            return read_in_subprocess(uploads.find(ref), AudioLimits())
+
         folder = locate(VAE, settings.checkpoints_folder)
         self._engine = VaeEngine(
-            folder, keep, device_of(settings), settings.vae.encoders, tiles_at_once=settings.vae.tiles
+            folder,
+            keep,
+            device_of(settings),
+            settings.vae.encoders,
+            read=read,
+            tiles_at_once=settings.vae.tiles,
         )
         self._engine.warm_up()
 

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
-FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-PARTS_AT_MOST = 200
+MULTIPART = "multipart/form-data"
+FORMS = ("application/x-www-form-urlencoded", MULTIPART)
+FIELDS_AT_MOST = 200
+FILES_AT_MOST = 8
+CHUNK = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """`files` names the fields that held a file."""
+    """`files`: the content of those fields that held a file, by the field's name."""
 
     values: Mapping[str, Any]
-    files: tuple[str, ...] = ()
+    files: Mapping[str, AsyncIterator[bytes]] = field(default_factory=dict)
 
 
-async def read_fields(request: Request) -> Fields:
-    """Raises HTTPException 400 for a body that is not what it says, 415 for one that is nothing we read."""
-    content_type = request.headers.get("content-type", "").lower()
-    kind = content_type.partition(";")[0].strip()
+@asynccontextmanager
+async def read_fields(request: Request) -> AsyncIterator[Fields]:
+    """Files, which lie on disk until the end of the context, may be read within it.
+
+    Raises HTTPException 400 for a body that is not what it says, 415 for one that is nothing we read.
+    """
+    if _kind(request) in FORMS:
+        async with _read_form(request) as fields:
+            yield fields
+    else:
+        yield await _read_text(request)
+
+
+async def _read_text(request: Request) -> Fields:
+    kind = _kind(request)
     if kind == "application/json" or kind.endswith("+json"):
         return Fields(_object(await request.body(), "Malformed JSON payload"))
-    if kind in FORMS:
-        return await _read_form(request)
     body = (await request.body()).lstrip()
     if body[:1] in (b"{", b"["):
         return Fields(_object(body, "Invalid JSON body (hint: set 'Content-Type: application/json')"))
@@ -44,10 +58,11 @@ async def read_fields(request: Request) -> Fields:
 
 
 async def read_query_fields(request: Request) -> Fields:
-    """JSON where the content type says so, a form otherwise; an empty body has no fields."""
+    """JSON where the content type says so, a form otherwise; an empty body has no fields. Files are not looked at."""
     if "json" in request.headers.get("content-type", "").lower():
         return Fields(_object(await request.body() or b"{}", "Malformed JSON payload"))
-    return await _read_form(request)
+    async with _read_form(request) as fields:
+        return Fields(fields.values)
 
 
 def nested(value: Any) -> Mapping[str, Any]:
@@ -60,12 +75,50 @@ def nested(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-async def _read_form(request: Request) -> Fields:
-    async with request.form(max_files=PARTS_AT_MOST, max_fields=PARTS_AT_MOST) as form:
+@asynccontextmanager
+async def _read_form(request: Request) -> AsyncIterator[Fields]:
+    """A browser sends a field for a file that nobody chose as an empty one without a name: it is not given."""
+    try:
+        is_multipart = _kind(request) == MULTIPART
+        form = await (_WholeForm(request).parse() if is_multipart else request.form(max_fields=FIELDS_AT_MOST))
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from error
+    try:
         items = form.multi_items()
         values = {name: value for name, value in items if isinstance(value, str)}
-        files = tuple(name for name, value in items if isinstance(value, UploadFile))
-    return Fields(values, files)
+        files = {
+            name: value for name, value in items if isinstance(value, UploadFile) and (value.filename or value.size)
+        }
+        yield Fields(values, {name: _chunks(file) for name, file in files.items()})
+    finally:
+        await form.close()
+
+
+class _WholeForm(MultiPartParser):
+    """Starlette's own parser drops the last part of a form that is cut short, and says nothing."""
+
+    def __init__(self, request: Request) -> None:
+        limits = {"max_files": FILES_AT_MOST, "max_fields": FIELDS_AT_MOST}
+        super().__init__(request.headers, self._to_the_end(request.stream()), **limits)
+        self._is_whole = False
+
+    def on_end(self) -> None:
+        self._is_whole = True
+
+    async def _to_the_end(self, stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not self._is_whole:
+            raise MultiPartException("the form ends before its last part does")
+
+
+async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
+    while chunk := await file.read(CHUNK):
+        yield chunk
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").lower().partition(";")[0].strip()
 
 
 def _object(body: bytes, complaint: str) -> Mapping[str, Any]:

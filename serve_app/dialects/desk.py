@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,12 +54,27 @@ class TrackFile(Protocol):
         ...
 
 
+Attached = AsyncIterable[bytes] | str  # a file as it comes, or the id of a finished track
+
+
+@dataclass(frozen=True, slots=True)
+class Attachments:
+    """Audio that comes with a request: what the songs are made from, and what they are to sound like."""
+
+    source: Attached | None = None
+    reference: Attached | None = None
+
+
+NOTHING_ATTACHED = Attachments()
+
+
 class Desk(Protocol):
     @property
     def catalogue(self) -> Catalogue: ...
 
-    async def submit(self, request: MusicRequest, owner: str) -> Job:
-        """Commits the job before it returns. Raises RequestError or Overloaded, and then leaves nothing behind."""
+    async def submit(self, request: MusicRequest, owner: str, attached: Attachments = NOTHING_ATTACHED) -> Job:
+        """Commits the job, and before it what is attached, before it returns; the ids of the latter are put into the
+        request here. Raises RequestError or Overloaded, and then leaves nothing behind."""
         ...
 
     async def look_up(self, ids: Sequence[str], owner: str) -> list[Job | None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,9 @@ from serve_app.dialects.bodies import nested
 
 METAS = ("metas", "meta", "metadata", "user_metadata", "userMetadata")
 NESTING = ("param_obj", *METAS)
+SOURCE_FILES = ("ctx_audio", "src_audio")  # fields of a form, the first one that is there counts
+REFERENCE_FILES = ("ref_audio", "reference_audio")
+FORMS_WITHOUT_FILES = ("application/json", "application/x-www-form-urlencoded")
 TRUE = ("1", "true", "yes", "y", "on")
 FALSE = ("0", "false", "no", "n", "off")
 
@@ -51,6 +56,37 @@ def yes_or_no(value: Any) -> bool | None:
         return value
     word = str(value).strip().lower()
     return None if not word else word in TRUE
+
+
+def word(value: Any) -> str | None:
+    """One of a few words; blank is not given."""
+    return text(value).strip() or None
+
+
+def words(value: Any) -> list[str]:
+    """A list, JSON of one, or words separated by commas or bars."""
+    if isinstance(value, str):
+        value = _json(value) if value.lstrip().startswith("[") else re.split(r"[,|]", value)
+    if not isinstance(value, list):
+        raise ValueError("is not a list of words")
+    return [text(one).strip() for one in value if text(one).strip()]
+
+
+def loras(value: Any) -> list[Any]:
+    """A list of `{name, scale}` or of names, JSON of one, or names separated by commas."""
+    if isinstance(value, str):
+        value = _json(value) if value.lstrip()[:1] in ("[", "{") else words(value)
+    given = [value] if isinstance(value, dict) else value
+    if not isinstance(given, list):
+        raise ValueError("is not a list of adapters")
+    return [{"name": one} if isinstance(one, str) else one for one in given]
+
+
+def _json(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError("is not JSON") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +130,8 @@ PARAMETERS = tuple(
         (lambda value: value, "seed", None, "A number, or several as text, separated by commas."),
         (whole, "batch_size batchSize", None, "Songs to make, 1 to 8; 2 unless given."),
         (real, "shift", None, "1 to 5."),
-        (text, "infer_method inferMethod sampler_mode samplerMode", "ode", "ode (or euler), sde or heun."),
+        (text, "infer_method inferMethod", "ode", "ode (or euler), sde or heun."),
+        (word, "sampler_mode samplerMode", "euler", "heun: two forwards a step, with infer_method ode."),
         (lambda value: value, "timesteps", None, "Values of t from 1 to 0, separated by commas."),
         (yes_or_no, "use_adg useAdg", False, "Not on turbo models."),
         (real, "cfg_interval_start cfgIntervalStart", None, "0 to 1."),
@@ -114,8 +151,42 @@ PARAMETERS = tuple(
         (yes_or_no, "allow_lm_batch allowLmBatch parallel_thinking", None, "A job's songs planned side by side."),
         (text, "task_type taskType", "text2music", "What to make of what."),
         (text, "instruction", "", "Made from the task where it is not given."),
-        (text, "reference_audio_path ref_audio_path referenceAudioPath refAudioPath", "", "A song to sound like."),
-        (text, "src_audio_path ctx_audio_path sourceAudioPath srcAudioPath ctxAudioPath", "", "A song to work on."),
+        (word, "track_name trackName", None, "The track that lego makes or extract takes out, such as drums."),
+        (words, "track_classes trackClasses instruments", (), "The tracks that complete adds."),
+        (real, "repainting_start repaintingStart", None, "Seconds of the source; below 0, before its beginning."),
+        (real, "repainting_end repaintingEnd", None, "Seconds of the source; 0, -1 or not given: its end."),
+        (word, "repaint_mode repaintMode", None, "conservative, balanced or aggressive."),
+        (real, "repaint_strength repaintStrength", None, "0 is conservative, 1 aggressive; for balanced."),
+        (word, "chunk_mask_mode chunkMaskMode", None, "explicit, auto or auto_legacy."),
+        (
+            real,
+            "audio_cover_strength audioCoverStrength cover_strength coverStrength",
+            None,
+            "0 to 1, the share of the steps that keep to the source.",
+        ),
+        (real, "cover_noise_strength coverNoiseStrength", None, "0 to 1, how far it starts from the source."),
+        (
+            text,
+            "reference_audio_path ref_audio_path referenceAudioPath refAudioPath",
+            "",
+            "A track to sound like, by its /v1/audio address.",
+        ),
+        (
+            text,
+            "src_audio_path ctx_audio_path sourceAudioPath srcAudioPath ctxAudioPath",
+            "",
+            "A track to work on, by its /v1/audio address.",
+        ),
+        (loras, "loras", (), "Adapters of this server: a list of {name, scale}, scale -2 to 2."),
+        (real, "velocity_norm_threshold velocityNormThreshold", None, "0 is off, to 100."),
+        (real, "velocity_ema_factor velocityEmaFactor", None, "0 is off, below 1."),
+        (yes_or_no, "dcw_enabled dcwEnabled", None, "Corrects each step by the wavelets of what it leads to."),
+        (word, "dcw_mode dcwMode", "double", "double."),
+        (word, "dcw_wavelet dcwWavelet", "haar", "haar."),
+        (real, "dcw_scaler dcwScaler", None, "0 to 1, of what changes slowly."),
+        (real, "dcw_high_scaler dcwHighScaler", None, "0 to 1, of what changes quickly."),
+        (lambda value: value, "retake_seed retakeSeed", None, "A number, or several as text, separated by commas."),
+        (real, "retake_variance retakeVariance", None, "0 to 1, how far a song turns to that of its retake_seed."),
     )
 )
 
@@ -159,17 +230,27 @@ BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in P
 
 def openapi_body() -> dict[str, Any]:
     """The request body for the API page: every documented name."""
-    types: dict[Any, str] = {text: "string", whole: "integer", real: "number", yes_or_no: "boolean"}
+    types: dict[Any, str] = {
+        **{text: "string", word: "string", whole: "integer", real: "number", yes_or_no: "boolean"},
+        **{words: "array", loras: "array"},
+    }
     properties = {
         parameter.name: {
             **({"type": types[parameter.read]} if parameter.read in types else {}),
+            **({"items": {}} if types.get(parameter.read) == "array" else {}),
             "description": " ".join(
                 [parameter.note, *([f"Also: {', '.join(parameter.names[1:])}."] if parameter.names[1:] else [])]
             ),
-            **({} if parameter.default in (None, "") else {"default": parameter.default}),
+            **({} if parameter.default in (None, "", ()) else {"default": parameter.default}),
         }
         for parameter in PARAMETERS
     }
-    schema = {"schema": {"type": "object", "properties": properties}}
-    kinds = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
-    return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, schema)}}
+    files = {
+        name: {"type": "string", "format": "binary", "description": f"An audio file {use}. Also: {other}."}
+        for (name, other), use in ((SOURCE_FILES, "to work on"), (REFERENCE_FILES, "to sound like"))
+    }
+    content = {
+        **{kind: {"schema": {"type": "object", "properties": properties}} for kind in FORMS_WITHOUT_FILES},
+        "multipart/form-data": {"schema": {"type": "object", "properties": properties | files}},
+    }
+    return {"requestBody": {"required": True, "content": content}}

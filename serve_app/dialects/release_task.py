@@ -13,10 +13,11 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import ValidationError
 
 from models.errors import InvalidRequest
-from models.music import MAX_AUDIO_CODE, MAX_SEED, MAX_SONGS, Made, MusicRequest, SongPlan, Task
+from models.music import MAX_AUDIO_CODE, MAX_SEED, MAX_SONGS, Made, MusicRequest, SongPlan
 from serve_app.dialects.access import Access
+from serve_app.dialects.attachments import AUDIO_FILES, find_attachments
 from serve_app.dialects.bodies import Fields, read_fields, read_query_fields
-from serve_app.dialects.desk import Catalogue, Desk
+from serve_app.dialects.desk import Attachments, Catalogue, Desk
 from serve_app.dialects.downloads import send_track
 from serve_app.dialects.parameters import BY_NAME, Given, openapi_body
 from serve_app.dialects.replies import envelope
@@ -27,7 +28,8 @@ IDS_AT_MOST = 1000
 CODE = re.compile(r"<\|audio_code_(\d+)\|>")
 ENVIRONMENT = "development"  # what the reference puts into every result
 NOT_KNOWN = "N/A"  # so does this, for metadata nobody knows
-AUDIO_FILES = frozenset({"ref_audio", "reference_audio", "ctx_audio", "src_audio"})
+TEXT2MUSIC_INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"  # sent with any task, by clients
+TO_THE_END = (0.0, -1.0)  # repainting_end of a client that means none
 NUMBER_OF = {Status.QUEUED: 0, Status.RUNNING: 0, Status.SUCCEEDED: 1, Status.FAILED: 2, Status.CANCELLED: 2}
 
 # MusicRequest field: documented parameter, for those that are taken over as they are where they are given
@@ -40,7 +42,6 @@ TAKEN_OVER = {
     "inference_steps": "inference_steps",
     "guidance_scale": "guidance_scale",
     "shift": "shift",
-    "infer_method": "infer_method",
     "use_adg": "use_adg",
     "cfg_interval_start": "cfg_interval_start",
     "cfg_interval_end": "cfg_interval_end",
@@ -55,6 +56,21 @@ TAKEN_OVER = {
     "constrained_decoding_debug": "constrained_decoding_debug",
     "allow_lm_batch": "allow_lm_batch",
     "task_type": "task_type",
+    "track_name": "track_name",
+    "track_classes": "track_classes",
+    "repainting_start": "repainting_start",
+    "repaint_mode": "repaint_mode",
+    "repaint_strength": "repaint_strength",
+    "chunk_mask_mode": "chunk_mask_mode",
+    "audio_cover_strength": "audio_cover_strength",
+    "cover_noise_strength": "cover_noise_strength",
+    "loras": "loras",
+    "velocity_norm_threshold": "velocity_norm_threshold",
+    "velocity_ema_factor": "velocity_ema_factor",
+    "dcw_enabled": "dcw_enabled",
+    "dcw_scaler": "dcw_scaler",
+    "dcw_high_scaler": "dcw_high_scaler",
+    "retake_variance": "retake_variance",
 }
 # those where an empty text means that nothing was given
 BLANK_IS_NONE = {
@@ -66,36 +82,43 @@ BLANK_IS_NONE = {
 }
 
 
-def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, list[str]]:
-    """The canonical request, and what was sent that could not be used. Raises InvalidRequest."""
+def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, Attachments, list[str]]:
+    """The canonical request, the audio it is about, and what was sent that could not be used. Raises InvalidRequest."""
     given = Given(fields.values)
     songs = given["batch_size"] or SONGS_UNLESS_GIVEN
     if not 1 <= songs <= MAX_SONGS:
         raise InvalidRequest(f"batch_size {songs} is out of range; allowed: 1 to {MAX_SONGS}")
     seeds, warnings = _seeds(given, songs)
-    warnings += _audio_warnings(given, fields)
-    warnings += [f"{name}: not known here, not used" for name in given.unknown(AUDIO_FILES)]
+    retake_seeds, not_retaken = _retake_seeds(given, songs)
+    codes = _codes(given["audio_code_string"], songs)
+    attachments, not_attached = find_attachments(given, fields, has_codes=bool(codes))
+    strange = [*given.unknown(AUDIO_FILES), *sorted(fields.files.keys() - AUDIO_FILES)]
+    warnings += [*not_retaken, *not_attached, *(f"{name}: not known here, not used" for name in strange)]
     values = {field: given[name] for field, name in TAKEN_OVER.items() if given[name] is not None}
     values |= {field: given[name].strip() or None for field, name in BLANK_IS_NONE.items() if given[name] is not None}
     if values.get("key_scale") == NOT_KNOWN:
         values["key_scale"] = None
+    if values.get("instruction") == TEXT2MUSIC_INSTRUCTION:
+        values["instruction"] = None
     query = given["sample_query"].strip()
-    if values["infer_method"] == "euler":
-        values["infer_method"] = "ode"
     values |= {
         "model": (given["model"] or "").strip().removeprefix("acestep/") or catalogue.default_model.name,
         "seeds": seeds,
+        "retake_seeds": retake_seeds,
         "bpm": given["bpm"] or None,
         "audio_duration": _seconds(given["audio_duration"]),
         "sample_query": query if query or given["sample_mode"] else None,
-        "audio_codes": _codes(given["audio_code_string"], songs),
+        "audio_codes": codes,
+        "infer_method": _method(given),
         "timesteps": _timesteps(given["timesteps"]),
+        "repainting_end": None if given["repainting_end"] in TO_THE_END else given["repainting_end"],
         "lm_top_k": max(0, given["lm_top_k"] or 0),
     }
     if given["lm_top_p"] is not None:
         values["lm_top_p"] = min(1.0, given["lm_top_p"])
+    _check_correction(given)
     try:
-        return MusicRequest.model_validate(values), warnings
+        return MusicRequest.model_validate(values), attachments, warnings
     except ValidationError as error:
         raise InvalidRequest("; ".join(_told(fault) for fault in error.errors())) from error
 
@@ -103,7 +126,9 @@ def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, list
 def _told(fault: Mapping[str, Any]) -> str:
     """A pydantic fault by the name that the caller knows."""
     field = str(fault["loc"][0]) if fault["loc"] else ""
-    name = {**BLANK_IS_NONE, "audio_codes": "audio_code_string", "seeds": "seed"}.get(field, field)
+    name = {**BLANK_IS_NONE, "audio_codes": "audio_code_string", "seeds": "seed", "retake_seeds": "retake_seed"}.get(
+        field, field
+    )
     note = BY_NAME[name].note if name in BY_NAME else ""
     seen = "" if not field else f"{name} {fault['input']!r}: "
     return f"{seen}{fault['msg']}. {note}".strip()
@@ -122,8 +147,35 @@ def _seeds(given: Given, songs: int) -> tuple[tuple[int, ...], list[str]]:
     warnings = [f"seed: {len(asked)} given, {songs} used"] if len(asked) > songs else []
     if given["use_random_seed"] and "seed" in given and given["seed"] not in (-1, "-1", ""):
         warnings.append("seed: not used, use_random_seed is true")
+    return _drawn_to(songs, asked), warnings
+
+
+def _retake_seeds(given: Given, songs: int) -> tuple[tuple[int, ...], list[str]]:
+    asked = [seed for seed in _numbers("retake_seed", given["retake_seed"]) if seed != -1]
+    if not given["retake_variance"]:
+        return (), ["retake_seed: not used, retake_variance is 0"] if asked else []
+    return _drawn_to(songs, asked), [f"retake_seed: {len(asked)} given, {songs} used"] if len(asked) > songs else []
+
+
+def _drawn_to(songs: int, asked: Sequence[int]) -> tuple[int, ...]:
     drawn = [secrets.randbelow(MAX_SEED + 1) for _ in range(songs - len(asked))]
-    return tuple([*asked, *drawn][:songs]), warnings
+    return tuple([*asked, *drawn][:songs])
+
+
+def _method(given: Given) -> str:
+    """Two parameters of the reference, of which one says how a step is made and the other whether noise is added."""
+    method, mode = str(given["infer_method"]), given["sampler_mode"]
+    if mode not in ("euler", "heun"):
+        raise InvalidRequest(f"sampler_mode {mode!r}: allowed are euler and heun")
+    if mode == "heun" and method == "sde":
+        raise InvalidRequest("sampler_mode 'heun' with infer_method 'sde': heun's steps add no noise; allowed: ode")
+    return "heun" if mode == "heun" else "ode" if method == "euler" else method
+
+
+def _check_correction(given: Given) -> None:
+    if given["dcw_enabled"] and (given["dcw_mode"], given["dcw_wavelet"]) != ("double", "haar"):
+        seen = f"dcw_mode {given['dcw_mode']!r}, dcw_wavelet {given['dcw_wavelet']!r}"
+        raise InvalidRequest(f"{seen}: allowed is 'double' with 'haar'")
 
 
 def _numbers(name: str, value: Any) -> list[int]:
@@ -159,18 +211,6 @@ def _codes(value: Any, songs: int) -> tuple[tuple[int, ...], ...]:
     if (highest := max(max(codes) for codes in read)) > MAX_AUDIO_CODE:
         raise InvalidRequest(f"audio_code_string holds code {highest}; allowed: 0 to {MAX_AUDIO_CODE}")
     return read
-
-
-def _audio_warnings(given: Given, fields: Fields) -> list[str]:
-    """Source audio sent with text2music is not a source, as the studio's clients send it with every task."""
-    sent = sorted(AUDIO_FILES & {*fields.files, *fields.values})
-    sent += [name for name in ("reference_audio_path", "src_audio_path") if given[name].strip()]
-    reference = [name for name in sent if "ref" in name]
-    if reference:
-        raise InvalidRequest(f"{reference[0]}: reference audio is not served yet; leave it out")
-    if sent and given["task_type"] == Task.TEXT2MUSIC:
-        return [f"{name}: not used by text2music" for name in sent]
-    return []
 
 
 def to_reply(job: Job) -> dict[str, Any]:
@@ -213,6 +253,7 @@ def _tracks(job: Job, made: Made) -> list[dict[str, Any]]:
         "env": ENVIRONMENT,
         "generation_info": _generation_info(made),
         "seed_value": ",".join(map(str, job.request.seeds)),
+        **({"retake_seed_value": ",".join(map(str, retakes))} if (retakes := job.request.retake_seeds) else {}),
         "lm_model": made.lm_model or "",
         "dit_model": made.dit_model,
         "progress": 1.0,
@@ -281,10 +322,10 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     @router.post("/release_task", openapi_extra=openapi_body())
     async def release_task(request: Request) -> dict[str, Any]:
         """Takes a job of one to eight songs and answers at once; `/query_result` tells what became of it."""
-        fields = await read_fields(request)
-        owner = access.owner_by_fields(request, fields.values)
-        asked, warnings = to_request(fields, desk.catalogue)
-        job = await desk.submit(asked, owner)
+        async with read_fields(request) as fields:
+            owner = access.owner_by_fields(request, fields.values)
+            asked, attachments, warnings = to_request(fields, desk.catalogue)
+            job = await desk.submit(asked, owner, attachments)
         data = {"task_id": job.id, "status": "queued", "queue_position": max(1, job.queue_position)}
         return envelope(data | {"warnings": warnings} if warnings else data)
 

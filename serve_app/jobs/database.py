@@ -16,7 +16,9 @@ from models.errors import EngineError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK_WAIT_S = 30
+MIGRATION_WAIT_S = 600  # for a migration, one's own or another process's
 CONNECT_WITHIN_S = 10
+STALLED_WITHIN_S = 10  # a process that stops amid a transaction holds up all others no longer; less than a lease
 ONLY_READS = "only_reads"  # the execution option of an engine whose transactions write nothing
 MIGRATION_LOCK = 0x0ACE57E9  # of PostgreSQL's advisory locks, which are numbers
 
@@ -33,14 +35,14 @@ async def open_database(url: str) -> AsyncEngine:
 
     Raises BadDatabase for a database of another kind, or of a newer version of this server.
     """
-    engine = _engine(_known(url))
+    known = _known(url)
+    migrating = _engine(known, MIGRATION_WAIT_S)
     try:
-        async with engine.begin() as connection:
+        async with migrating.begin() as connection:
             await connection.run_sync(_migrate)
-    except BaseException:
-        await engine.dispose()
-        raise
-    return engine
+    finally:
+        await migrating.dispose()
+    return _engine(known, LOCK_WAIT_S)
 
 
 def refuse_scattered(url: str, hosts: int) -> None:
@@ -69,9 +71,9 @@ def _known(url: str) -> URL:
             raise BadDatabase(f"jobs cannot be kept in {other}; write postgresql://USER:PASSWORD@HOST/DATABASE")
 
 
-def _engine(url: URL) -> AsyncEngine:
+def _engine(url: URL, wait_s: int) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(url, connect_args={"timeout": LOCK_WAIT_S})
+        engine = create_async_engine(url, connect_args={"timeout": wait_s})
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
@@ -81,14 +83,14 @@ def _engine(url: URL) -> AsyncEngine:
         "application_name": "acestep",
         "synchronous_commit": "on",
         "default_transaction_isolation": "read committed",
-        "idle_in_transaction_session_timeout": f"{LOCK_WAIT_S}s",
+        "idle_in_transaction_session_timeout": f"{STALLED_WITHIN_S}s",
     }
     return create_async_engine(
         url,
         pool_pre_ping=True,  # a connection may have died with the server since it was used last
         connect_args={
             "timeout": CONNECT_WITHIN_S,
-            "command_timeout": LOCK_WAIT_S,
+            "command_timeout": wait_s,
             "server_settings": promised,
         },
     )
@@ -98,7 +100,7 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     """Durable (a commit is on disk) and readable while written; transactions are begun by `_begin_sqlite`."""
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {LOCK_WAIT_S * 1000}"):
+    for pragma in ("journal_mode = WAL", "synchronous = FULL"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

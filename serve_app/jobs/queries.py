@@ -11,10 +11,12 @@ from sqlalchemy import (
     Float,
     Integer,
     Select,
+    and_,
     bindparam,
     case,
     cast,
     func,
+    or_,
     select,
     union_all,
 )
@@ -44,6 +46,12 @@ STATE = (
 def jobs_by_id() -> Select[Any]:
     """Whole rows of `ids` of an `owner`, with their places in the queue."""
     return _whole().where(jobs.c.id.in_(bindparam("ids", expanding=True)), jobs.c.owner == bindparam("owner"))
+
+
+@cache
+def known_ids() -> Select[Any]:
+    """Those of `ids` that there are."""
+    return select(jobs.c.id).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 
 
 @cache
@@ -106,22 +114,13 @@ def state_of_held() -> Select[Any]:
 
 
 @cache
-def state_of_silent() -> Select[Any]:
-    """Locks jobs whose leases ran out, but for those that others hold just now."""
+def state_of_reaped() -> Select[Any]:
+    """Locks jobs whose leases ran out or whose deadlines passed, but for those that others hold just now."""
+    is_silent = and_(jobs.c.status == Status.RUNNING, jobs.c.lease_until < now())
+    is_overdue = and_(jobs.c.status.in_((Status.QUEUED, Status.RUNNING)), jobs.c.deadline < now())
     return (
-        _state(jobs.c.status == Status.RUNNING, jobs.c.lease_until < now())
-        .order_by(jobs.c.lease_until)
-        .limit(REAPED_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    )
-
-
-@cache
-def state_of_overdue() -> Select[Any]:
-    """Locks jobs past their deadlines, but for those that others hold just now."""
-    return (
-        _state(jobs.c.status.in_((Status.QUEUED, Status.RUNNING)), jobs.c.deadline < now())
-        .order_by(jobs.c.deadline)
+        select(*STATE, is_silent.label("is_silent"), is_overdue.label("is_overdue"))
+        .where(or_(is_silent, is_overdue))
         .limit(REAPED_AT_ONCE)
         .with_for_update(skip_locked=True)
     )

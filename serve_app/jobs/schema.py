@@ -67,7 +67,7 @@ stretches = Table(
 
 
 class now(FunctionElement[float]):
-    """The database's clock, not that of the process that asks, and not that of the transaction's beginning."""
+    """The database's clock when a statement begins: not the asking process's, and not when the transaction began."""
 
     type = Float()
     inherit_cache = True
@@ -80,4 +80,5 @@ def _now_of_sqlite(*_: Any, **__: Any) -> str:
 
 @compiles(now, "postgresql")
 def _now_of_postgresql(*_: Any, **__: Any) -> str:
-    return "(extract(epoch FROM clock_timestamp())::double precision)"
+    # not clock_timestamp(), which may change within a statement and so cannot be looked up in an index
+    return "(extract(epoch FROM statement_timestamp())::double precision)"

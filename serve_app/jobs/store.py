@@ -30,6 +30,7 @@ from serve_app.jobs.schema import jobs, now
 P = ParamSpec("P")
 T = TypeVar("T")
 
+ASKED_AT_ONCE = 500  # ids in one statement
 FIRST_GUESS_S = 5.0  # of a job's run time, before any has run
 
 
@@ -87,15 +88,17 @@ class JobStore:
         await self._engine.dispose()
 
     @to_its_end
-    async def submit(self, request: MusicRequest, owner: str, terms: Terms = DEFAULT_TERMS) -> Job:
-        """The new job, or the one that was made of the same idempotency key before.
+    async def submit(
+        self, request: MusicRequest, owner: str, terms: Terms = DEFAULT_TERMS, id_: str | None = None
+    ) -> Job:
+        """The new job, or the one that was made of the same idempotency key before. `id_`: a UUID that it is to have.
 
         Raises Overloaded when there is no room for it, and IdempotencyConflict; both store nothing.
         """
         once = terms.idempotency
         async with Change.begin(self._engine) as change:
             number = await change.insert(
-                id=str(uuid.uuid4()),
+                id=id_ or str(uuid.uuid4()),
                 owner=owner,
                 model=request.model,
                 request=request.model_dump_json(),
@@ -118,6 +121,13 @@ class JobStore:
             found = await connection.execute(queries.jobs_by_id(), {"ids": list(set(ids)), "owner": owner})
             by_id = {job.id: job for job in map(_job, found)}
         return [by_id.get(id_) for id_ in ids]
+
+    @to_its_end
+    async def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that are jobs', whoever owns them."""
+        async with self._reading.connect() as connection:
+            parts = [ids[first : first + ASKED_AT_ONCE] for first in range(0, len(ids), ASKED_AT_ONCE)]
+            return {id_ for part in parts for id_ in await connection.scalars(queries.known_ids(), {"ids": part})}
 
     @to_its_end
     async def claim(self, worker: str, lease_s: float, models: Collection[str]) -> Job | None:
@@ -255,20 +265,18 @@ class JobStore:
 
     async def _reap(self, change: Change) -> None:
         """Takes jobs from workers that went silent, and ends those past their deadlines."""
-        for row in await change.locked(queries.state_of_silent()):
+        for row in await change.locked(queries.state_of_reaped()):
+            losses = row.losses + bool(row.is_silent)
             if row.cancel_requested:
                 status, why = Status.CANCELLED, CANCELLED
-            elif row.losses + 1 < self._limits.attempts:
+            elif row.is_overdue:
+                status, why = Status.FAILED, OVERDUE
+            elif losses < self._limits.attempts:
                 status, why = Status.QUEUED, {}
             else:
-                message = f"the process that made it was lost {row.losses + 1} times"
+                message = f"the process that made it was lost {losses} times"
                 status, why = Status.FAILED, {"error_code": "worker_lost", "error_message": message}
-            await change.move(row, status, losses=row.losses + 1, worker=None, **why)
-        for row in await change.locked(queries.state_of_overdue()):
-            if row.cancel_requested:
-                await change.move(row, Status.CANCELLED, **CANCELLED)
-            else:
-                await change.move(row, Status.FAILED, **OVERDUE)
+            await change.move(row, status, losses=losses, worker=None, **why)
 
 
 def _is_held(job: Job) -> ColumnElement[bool]:

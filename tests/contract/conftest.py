@@ -11,13 +11,17 @@ import pytest
 from models.checkpoints import check_request, variant_named
 from models.errors import Overloaded, UnknownModel
 from models.music import MusicRequest
-from serve_app.dialects.desk import Catalogue, Desk, ModelCard
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard
 from serve_app.edge import EdgeOptions, build_api
+from serve_app.intake import with_audio
 from serve_app.jobs.job import Job, Stats, Status
 
 TURBO, BASE = "acestep-v15-turbo", "acestep-v15-base"
 CATALOGUE = Catalogue(
-    (ModelCard(TURBO, True, True, ("text2music",), 8, 20), ModelCard(BASE, False, False, ("text2music",), 50, 200)),
+    (
+        ModelCard(TURBO, True, True, variant_named(TURBO).tasks, 8, 20),
+        ModelCard(BASE, False, False, variant_named(BASE).tasks, 50, 200),
+    ),
     ("acestep-5Hz-lm-0.6B",),
 )
 CONTENT = bytes(range(256)) * 4
@@ -38,10 +42,12 @@ class FakeFile:
 class FakeDesk:
     catalogue: Catalogue = CATALOGUE
     jobs: list[Job] = field(default_factory=list)
+    audio: dict[str, bytes | str] = field(default_factory=dict)  # by its id: a file, or whose id it is
     is_full: bool = False
     is_broken: bool = False
 
-    async def submit(self, request: MusicRequest, owner: str) -> Job:
+    async def submit(self, request: MusicRequest, owner: str, attached: Attachments = NOTHING_ATTACHED) -> Job:
+        request = with_audio(request, attached, f"job-{len(self.jobs)}")
         if self.is_broken:
             raise RuntimeError("the password is swordfish")
         if self.is_full:
@@ -49,6 +55,9 @@ class FakeDesk:
         if request.model not in [card.name for card in self.catalogue.models]:
             raise UnknownModel(f"this server does not run model {request.model!r}; it runs {TURBO}, {BASE}")
         check_request(request, variant_named(request.model))
+        for ref, sent in ((request.src_audio, attached.source), (request.reference_audio, attached.reference)):
+            if ref is not None and sent is not None:
+                self.audio[ref] = sent if isinstance(sent, str) else b"".join([chunk async for chunk in sent])
         job = Job(
             id=f"job-{len(self.jobs)}",
             owner=owner,

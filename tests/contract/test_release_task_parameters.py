@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from models.music import Lora
 from serve_app.dialects.parameters import PARAMETERS
 
 if TYPE_CHECKING:
     from models.music import MusicRequest
     from tests.contract.conftest import FakeDesk
+
+WARM = (Lora(name="warm", scale=0.5), Lora(name="lo-fi"))
 
 # documented parameter: value sent, MusicRequest field, value there
 LANDS: dict[str, tuple[Any, str, Any]] = {
@@ -53,8 +56,26 @@ LANDS: dict[str, tuple[Any, str, Any]] = {
     "allow_lm_batch": (False, "allow_lm_batch", False),
     "task_type": ("text2music", "task_type", "text2music"),
     "instruction": ("Make it loud:", "instruction", "Make it loud:"),
+    "sampler_mode": ("heun", "infer_method", "heun"),
+    "track_name": ("drums", "track_name", "drums"),
+    "track_classes": (["drums", "bass"], "track_classes", ("drums", "bass")),
+    "repainting_start": (-2.5, "repainting_start", -2.5),
+    "repainting_end": (7.5, "repainting_end", 7.5),
+    "repaint_mode": ("aggressive", "repaint_mode", "aggressive"),
+    "repaint_strength": (0.25, "repaint_strength", 0.25),
+    "chunk_mask_mode": ("auto", "chunk_mask_mode", "auto"),
+    "audio_cover_strength": (0.5, "audio_cover_strength", 0.5),
+    "cover_noise_strength": (0.3, "cover_noise_strength", 0.3),
+    "loras": ([{"name": "warm", "scale": 0.5}, {"name": "lo-fi"}], "loras", WARM),
+    "velocity_norm_threshold": (2.0, "velocity_norm_threshold", 2.0),
+    "velocity_ema_factor": (0.2, "velocity_ema_factor", 0.2),
+    "dcw_enabled": (True, "dcw_enabled", True),
+    "dcw_scaler": (0.1, "dcw_scaler", 0.1),
+    "dcw_high_scaler": (0.2, "dcw_high_scaler", 0.2),
+    "retake_variance": (0.4, "retake_variance", 0.4),
 }
 TESTED_ELSEWHERE = {"use_random_seed", "seed", "batch_size", "reference_audio_path", "src_audio_path"}
+TESTED_ELSEWHERE |= {"retake_seed", "dcw_mode", "dcw_wavelet"}
 NAMED = [
     (name, LANDS[parameter.name]) for parameter in PARAMETERS if parameter.name in LANDS for name in parameter.names
 ]
@@ -83,7 +104,7 @@ async def test_it_lands_from_a_form(
     client: httpx.AsyncClient, desk: FakeDesk, name: str, row: tuple[Any, str, Any]
 ) -> None:
     sent, field, value = row
-    written = {name: str(sent).lower() if isinstance(sent, bool) else str(sent)}
+    written = {name: sent if isinstance(sent, str) else json.dumps(sent)}
     assert getattr(await asked(client, desk, {}, data=written), field) == value
     multipart = {name: (None, written[name])}
     assert getattr(await asked(client, desk, {}, files=multipart), field) == value
@@ -140,9 +161,37 @@ async def test_the_top_wins_over_what_is_nested_and_null_is_not_given(
         ({"audio_code_string": ["<|audio_code_1|>"] * 3}, "audio_code_string", "2 songs"),
         ({"lm_backend": "mlx"}, "lm_backend", "vllm"),
         ({"lm_temperature": -1}, "lm_temperature", "0"),
-        ({"task_type": "cover"}, "task_type", "text2music"),
+        ({"task_type": "cover"}, "task_type", "source audio"),
+        ({"task_type": "cover-nofsq"}, "task_type", "'cover'"),
+        ({"task_type": "extract"}, "task_type", "text2music, cover, repaint"),
+        ({"sampler_mode": "heun", "infer_method": "sde"}, "sampler_mode", "ode"),
+        ({"sampler_mode": "dpm"}, "sampler_mode", "euler and heun"),
+        ({"audio_cover_strength": 1.1}, "audio_cover_strength", "0 to 1"),
+        ({"cover_noise_strength": -0.1}, "cover_noise_strength", "0 to 1"),
+        ({"repainting_start": 5, "repainting_end": 5}, "repainting_end", "after repainting_start"),
+        ({"repainting_end": "late"}, "repainting_end", "its end"),
+        ({"repaint_mode": "careful"}, "repaint_mode", "balanced"),
+        ({"repaint_strength": 2}, "repaint_strength", "0 is conservative"),
+        ({"chunk_mask_mode": "never"}, "chunk_mask_mode", "explicit, auto"),
+        ({"track_name": "x" * 65}, "track_name", "64"),
+        ({"track_classes": ["x"] * 17}, "track_classes", "16"),
+        ({"track_classes": {"drums": 1}}, "track_classes", "list of words"),
+        ({"track_classes": "[drums"}, "track_classes", "JSON"),
+        ({"loras": [{"name": "../etc/passwd"}]}, "loras", "A-Za-z0-9"),
+        ({"loras": [{"name": "warm", "scale": 3}]}, "loras", "-2 to 2"),
+        ({"loras": ["a", "b", "c", "d", "e"]}, "loras", "4 items"),
+        ({"loras": "warm,warm"}, "loras", "twice"),
+        ({"loras": 5}, "loras", "list of adapters"),
+        ({"loras": "[" * 100_000}, "loras", "JSON"),
+        ({"velocity_norm_threshold": -1}, "velocity_norm_threshold", "0 is off"),
+        ({"velocity_ema_factor": 1}, "velocity_ema_factor", "below 1"),
+        ({"dcw_enabled": True, "dcw_mode": "low"}, "dcw_mode", "'double' with 'haar'"),
+        ({"dcw_enabled": True, "dcw_wavelet": "db4"}, "dcw_wavelet", "'double' with 'haar'"),
+        ({"dcw_scaler": 1.5}, "dcw_scaler", "0 to 1"),
+        ({"retake_variance": 1.5, "retake_seed": 1}, "retake_variance", "0 to 1"),
+        ({"retake_variance": 0.5, "retake_seed": "one"}, "retake_seed", "number"),
+        ({"retake_variance": 0.5, "retake_seed": 2**40}, "retake_seed", "4294967295"),
         ({"task_type": "dance"}, "task_type", "text2music"),
-        ({"reference_audio_path": "/tmp/x.mp3"}, "reference_audio_path", "leave it out"),
         ({"model": "acestep-v16"}, "acestep-v16", "acestep-v15-turbo"),
         ({"prompt": "x" * 5000}, "prompt", "2048"),
     ],
@@ -212,12 +261,70 @@ async def test_the_word_for_a_file_format_does_not_switch_formatting_on(
 
 
 async def test_what_is_not_known_is_reported_not_swallowed(client: httpx.AsyncClient) -> None:
-    reply = await client.post("/release_task", json={"prompt": "x", "dcw_mode": "double", "param_obj": {"eta": 1}})
+    reply = await client.post("/release_task", json={"prompt": "x", "latent_shift": 1, "param_obj": {"eta": 1}})
     warnings = reply.json()["data"]["warnings"]
-    assert warnings == ["dcw_mode: not known here, not used", "eta: not known here, not used"]
+    assert warnings == ["eta: not known here, not used", "latent_shift: not known here, not used"]
 
 
-async def test_source_audio_sent_along_with_text2music_is_tolerated_and_reported(client: httpx.AsyncClient) -> None:
-    reply = await client.post("/release_task", data={"prompt": "x"}, files={"src_audio": ("s.wav", b"RIFF")})
-    assert reply.status_code == 200
-    assert reply.json()["data"]["warnings"] == ["src_audio: not used by text2music"]
+@pytest.mark.parametrize("method", ["ode", "euler"])
+@pytest.mark.parametrize(("mode", "taken"), [("euler", "ode"), ("heun", "heun")])
+async def test_two_parameters_of_the_reference_name_one_sampler(
+    client: httpx.AsyncClient, desk: FakeDesk, method: str, mode: str, taken: str
+) -> None:
+    request = await asked(client, desk, {"infer_method": method, "sampler_mode": mode})
+    assert request.infer_method == taken
+
+
+@pytest.mark.parametrize("written", ["drums | bass", "drums,bass", '["drums", "bass"]', ["drums", "bass", ""]])
+async def test_tracks_may_be_listed_in_every_way_clients_do(
+    client: httpx.AsyncClient, desk: FakeDesk, written: Any
+) -> None:
+    assert (await asked(client, desk, {"track_classes": written})).track_classes == ("drums", "bass")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        [{"name": "warm"}, {"name": "lo-fi", "scale": "1"}],
+        ["warm", "lo-fi"],
+        "warm, lo-fi",
+        '["warm", {"name": "lo-fi"}]',
+    ],
+    ids=str,
+)
+async def test_adapters_may_be_listed_by_name_alone(client: httpx.AsyncClient, desk: FakeDesk, written: Any) -> None:
+    request = await asked(client, desk, {"loras": written})
+    assert request.loras == (Lora(name="warm"), Lora(name="lo-fi"))
+
+
+@pytest.mark.parametrize("end", [0, -1, "-1", None, ""])
+async def test_a_window_without_an_end_goes_to_the_sources_end(
+    client: httpx.AsyncClient, desk: FakeDesk, end: Any
+) -> None:
+    request = await asked(client, desk, {"repainting_start": 3, "repainting_end": end})
+    assert (request.repainting_start, request.repainting_end) == (3.0, None)
+
+
+async def test_the_reference_clients_standing_instruction_is_none(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    standing = "Fill the audio semantic mask based on the given conditions:"
+    assert (await asked(client, desk, {"instruction": standing})).instruction is None
+
+
+async def test_a_retake_turns_each_song_to_a_seed_that_is_told(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    request = await asked(client, desk, {"retake_variance": 0.3, "retake_seed": "7,8"})
+    assert request.retake_seeds == (7, 8)
+    request = await asked(client, desk, {"retake_variance": 0.3, "retake_seed": 7})
+    assert (request.retake_seeds[0], len(set(request.retake_seeds))) == (7, 2)
+    assert len((await asked(client, desk, {"retake_variance": 0.3})).retake_seeds) == 2
+
+
+async def test_a_retake_seed_that_is_not_used_is_reported(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    reply = await client.post("/release_task", json={"retake_seed": 7})
+    assert reply.json()["data"]["warnings"] == ["retake_seed: not used, retake_variance is 0"]
+    assert desk.jobs[-1].request.retake_seeds == ()
+
+
+async def test_how_a_correction_is_made_does_not_matter_where_there_is_none(
+    client: httpx.AsyncClient, desk: FakeDesk
+) -> None:
+    assert not (await asked(client, desk, {"dcw_mode": "low", "dcw_wavelet": "db4"})).dcw_enabled

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Server:
         content = yaml.safe_load((PROJECT / "configs" / "cpu-tiny.yaml").read_text())
         content["http_options"]["port"] = port
         application = content["applications"][0]
-        application["args"].update(data=str(folder / "data"), checkpoints=str(tiny))
+        application["args"].update(data=str(folder / "data"), checkpoints=str(tiny), adapters=str(folder / "adapters"))
         application["args"]["dit"] = [{"model": model} for model in models]
         application["deployments"] = [
             deployment for deployment in application["deployments"] if not deployment["name"].startswith("dit-")
@@ -112,9 +113,19 @@ class Client:
     def __init__(self, address: str) -> None:
         self.http = httpx.Client(base_url=address, timeout=30)
 
+    def close(self) -> None:
+        self.http.close()
+
     def ask(self, **fields: Any) -> str:
         reply = self.http.post("/release_task", json=fields)
         assert reply.status_code == 200, reply.text
+        return str(reply.json()["data"]["task_id"])
+
+    def upload(self, files: Mapping[str, bytes], **fields: Any) -> str:
+        """As a form with files."""
+        reply = self.http.post("/release_task", data=fields, files={name: ("a", files[name]) for name in files})
+        assert reply.status_code == 200, reply.text
+        assert "warnings" not in reply.json()["data"], reply.text
         return str(reply.json()["data"]["task_id"])
 
     def look(self, task_id: str) -> dict[str, Any]:
@@ -157,6 +168,5 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Ser
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    client = Client(server.address)
-    yield client
-    client.http.close()
+    with closing(Client(server.address)) as client:
+        yield client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def test_codes_are_the_same_alone_and_beside_seven_with_other_settings(client: C
 
 
 def test_each_setting_of_the_lm_changes_what_it_writes(client: Client) -> None:
-    settings = [
+    settings: list[dict[str, Any]] = [
         {},
         {"lm_temperature": 0.3},
         {"lm_cfg_scale": 1},
@@ -100,13 +101,10 @@ def test_codes_of_the_caller_are_used_as_they_are(client: Client) -> None:
     assert make(client, audio_code_string=codes)["audio_codes"] == codes
 
 
-def test_without_constraints_a_song_is_made_or_fails_in_words(client: Client) -> None:
-    task = client.ask(**SONG, constrained_decoding=False)
-    while client.look(task)["status"] == 0:
-        time.sleep(0.2)
-    entry = client.look(task)
-    # what random weights write freely seldom holds codes
-    assert entry["status"] == 1 or "audio codes" in entry["error"]
+def test_without_constraints_any_token_may_be_written(client: Client) -> None:
+    # what random weights write freely seldom holds codes, so none are asked for
+    item = make(client, thinking=False, constrained_decoding=False, constrained_decoding_debug=True)
+    assert re.match(r"metadata 0: rest, \d{4} allowed", item["debug"]["lm_trace"][0])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from vllm import SamplingParams
@@ -14,6 +15,7 @@ from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.request import RequestStatus
 
 from models.errors import EngineError
 from models.lm.backends.vllm import PROCESSORS, SCHEDULER
@@ -181,3 +183,34 @@ def test_a_half_whose_partner_never_comes_is_ended(
         assert (ended.request_id, ended.finished, ended.outputs[0].token_ids) == (_name(0, True), True, [])
         assert ended.outputs[0].finish_reason == "abort"
         assert not engine.has_unfinished_requests()
+
+
+def running_pair(engine: LLMEngine, song: Song) -> None:
+    _add(engine, 0, True, song)
+    _add(engine, 0, False, song)
+    for _ in range(5):
+        engine.step()
+
+
+def test_ending_one_half_ends_both_and_frees_their_memory(checkpoint: Path, songs: list[Song]) -> None:
+    with an_engine(checkpoint, Situation(), SCHEDULER) as engine:
+        running_pair(engine, songs[0])
+        scheduler = engine.engine_core.engine_core.scheduler
+        assert len(scheduler.requests) == 2
+
+        scheduler.finish_requests(next(iter(scheduler.requests)), RequestStatus.FINISHED_ABORTED)
+
+        assert scheduler.requests == {}
+        assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == Situation().blocks - 1
+
+
+def test_halves_that_are_not_scheduled_together_end_their_song(checkpoint: Path, songs: list[Song]) -> None:
+    with an_engine(checkpoint, Situation(), SCHEDULER) as engine:
+        running_pair(engine, songs[0])
+        scheduler = engine.engine_core.engine_core.scheduler
+
+        scheduler._end_parted_pairs(SimpleNamespace(num_scheduled_tokens={next(iter(scheduler.requests)): 1}))
+        ended = [output for _ in range(3) for output in engine.step() if output.finished]
+
+        assert [output.outputs[0].finish_reason for output in ended] == ["abort", "abort"]
+        assert scheduler.requests == {}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from models.errors import EngineDied
 from models.lm.decoding import Decoding
 from models.lm.sampling import Order
 
@@ -44,6 +47,37 @@ class Run:
     unguided_prompt: tuple[int, ...] | None
     decoding: Decoding
     max_tokens: int
+
+
+STUCK_S = 120.0  # runs are under way and no token came
+
+
+class Pulse:
+    """Notices an engine that is stuck: runs are under way, and none of them was heard of for long."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._heard_at = 0.0
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        if self._under_way == 0:
+            self.beat()
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    def beat(self) -> None:
+        """Something was heard."""
+        self._heard_at = time.monotonic()
+
+    def check(self) -> None:
+        """Raises EngineDied."""
+        silent_s = time.monotonic() - self._heard_at
+        if self._under_way and silent_s > STUCK_S:
+            raise EngineDied(f"{self._under_way} runs are under way and no token came for {silent_s:.0f} s")
 
 
 class Backend(Protocol):

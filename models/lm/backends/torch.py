@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, StaticCache
 
 from models.errors import CheckpointError, EngineDied, OutOfMemory
-from models.lm.backends.backend import EngineOptions, OnToken, Run
+from models.lm.backends.backend import EngineOptions, OnToken, Pulse, Run
 from models.lm.decoding import Chooser, SongDecoder
 from models.lm.sampling import Order
 from models.lm.vocabulary import Vocabulary, read_genres
@@ -34,6 +34,7 @@ class TorchBackend:
         genres = read_genres(options.genres) if options.genres else ()
         self._vocabulary = Vocabulary(AutoTokenizer.from_pretrained(checkpoint), genres, self._device)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lm")
+        self._pulse = Pulse()
         self._is_closed = False
 
     async def generate(self, run: Run, on_token: OnToken) -> list[int]:
@@ -41,14 +42,18 @@ class TorchBackend:
         is_cancelled = Event()
 
         def tell() -> None:
+            self._pulse.beat()
             loop.call_soon_threadsafe(on_token)
 
-        work = loop.run_in_executor(self._thread, self._generate, run, tell, is_cancelled)
+        job = self._thread.submit(self._generate, run, tell, is_cancelled)
+        work = asyncio.wrap_future(job)
         try:
-            return await asyncio.shield(work)
+            with self._pulse.run():
+                return await asyncio.shield(work)
         except asyncio.CancelledError:
-            is_cancelled.set()
-            await asyncio.gather(work, return_exceptions=True)
+            if not job.cancel():  # it has begun, and lets go at its next token
+                is_cancelled.set()
+                await asyncio.gather(work, return_exceptions=True)
             raise
 
     def _generate(self, run: Run, tell: OnToken, is_cancelled: Event) -> list[int]:
@@ -79,6 +84,7 @@ class TorchBackend:
     async def check_health(self) -> None:
         if self._is_closed:
             raise EngineDied("the LM is closed")
+        self._pulse.check()
 
     def close(self) -> None:
         self._is_closed = True

@@ -7,7 +7,6 @@ VLLM_CPU_KVCACHE_SPACE (CPU build, GiB), VLLM_NO_USAGE_STATS, DO_NOT_TRACK, HF_H
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from pathlib import Path
 
@@ -19,14 +18,13 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from models.errors import BadPlan, EngineDied, EngineError
-from models.lm.backends.backend import EngineOptions, OnToken, Run
+from models.lm.backends.backend import EngineOptions, OnToken, Pulse, Run
 from models.lm.guidance.pairs import Half
 from models.lm.sampling import Order
 
 SCHEDULER = "models.lm.guidance.scheduler.PairScheduler"
 PROCESSORS = "models.lm.guidance.processors"
 HALF_LAG_S = 10.0  # how long after its other half a half may end
-STUCK_S = 120.0  # songs are under way and no token came
 
 
 class VllmBackend:
@@ -41,8 +39,7 @@ class VllmBackend:
             self._engine = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
         except RuntimeError as error:
             raise EngineError(f"vLLM did not start for {checkpoint.name}: {error}; its own log says why") from error
-        self._under_way = 0
-        self._heard_at = time.monotonic()
+        self._pulse = Pulse()
 
     async def generate(self, run: Run, on_token: OnToken) -> list[int]:
         uid = uuid.uuid4().hex
@@ -78,37 +75,28 @@ class VllmBackend:
         name = f"{half.uid}-{'cond' if half.is_cond else 'uncond'}"
         ids: list[int] = []
         reason: str | None = None
-        self._enter()
         try:
-            async for output in self._engine.generate(TokensPrompt(prompt_token_ids=list(prompt)), params, name):
-                self._heard_at = time.monotonic()
-                reason = output.outputs[0].finish_reason
-                for token in output.outputs[0].token_ids:
-                    ids.append(token)
-                    on_token()
+            with self._pulse.run():
+                async for output in self._engine.generate(TokensPrompt(prompt_token_ids=list(prompt)), params, name):
+                    self._pulse.beat()
+                    reason = output.outputs[0].finish_reason
+                    for token in output.outputs[0].token_ids:
+                        ids.append(token)
+                        on_token()
         except EngineDeadError as error:
             raise EngineDied(f"vLLM's engine is dead: {error}") from error
         except EngineGenerateError as error:
             raise EngineError(f"vLLM's engine failed: {error}") from error
-        finally:
-            self._under_way -= 1
         if reason not in ("stop", "length"):
             raise BadPlan(f"the engine ended a half of a song ({reason})")
         return ids
-
-    def _enter(self) -> None:
-        if self._under_way == 0:
-            self._heard_at = time.monotonic()
-        self._under_way += 1
 
     async def check_health(self) -> None:
         try:
             await self._engine.check_health()
         except EngineDeadError as error:
             raise EngineDied(f"vLLM's engine is dead: {error}") from error
-        silent_s = time.monotonic() - self._heard_at
-        if self._under_way and silent_s > STUCK_S:
-            raise EngineDied(f"{self._under_way} requests are under way and no token came for {silent_s:.0f} s")
+        self._pulse.check()
 
     def close(self) -> None:
         self._engine.shutdown()

@@ -72,18 +72,41 @@ class Pairs:
         whole: list[list[RowOfHalf]] = []
         songs: list[tuple[SongDecoder, Tensor, Tensor | None]] = []
         for uid, halves in by_song.items():
-            song = self._songs.setdefault(uid, SongDecoder(self._vocabulary, halves[0].half.decoding))
+            song = self._songs.get(uid)
+            if song is None:
+                song = self._songs[uid] = SongDecoder(self._vocabulary, halves[0].half.decoding)
             if self._is_whole(song, halves):
                 whole.append(halves)
                 by_kind = {row.half.is_cond: logits[row.row] for row in halves}
                 songs.append((song, by_kind[True], by_kind.get(False)))
             else:
                 self._part(uid, halves, logits)
-        if songs:
-            tokens = self._chooser.choose(songs)
-            numbers = [row.row for halves in whole for row in halves]
-            songs_of_rows = [song for song, halves in enumerate(whole) for _ in halves]
-            logits[numbers, tokens[songs_of_rows]] = torch.finfo(logits.dtype).max
+        if not songs:
+            return
+        try:
+            self._write_tokens(logits, whole, self._chooser.choose(songs))
+        except Exception:  # one song's fault must end neither its neighbours nor the engine
+            logger.exception("choosing tokens for %d songs failed; each is tried alone", len(songs))
+            for halves, step in zip(whole, songs, strict=True):
+                self._write_alone(logits, halves, step)
+
+    def _write_alone(
+        self, logits: Tensor, halves: list[RowOfHalf], song: tuple[SongDecoder, Tensor, Tensor | None]
+    ) -> None:
+        if song[0].steps > halves[0].step:  # it had its token before another failed
+            self._part(halves[0].half.uid, halves, logits)
+            return
+        try:
+            self._write_tokens(logits, [halves], self._chooser.choose([song]))
+        except Exception:
+            logger.exception("song %s failed", halves[0].half.uid)
+            self._part(halves[0].half.uid, halves, logits)
+
+    @staticmethod
+    def _write_tokens(logits: Tensor, whole: list[list[RowOfHalf]], tokens: Tensor) -> None:
+        numbers = [row.row for halves in whole for row in halves]
+        songs_of_rows = [song for song, halves in enumerate(whole) for _ in halves]
+        logits[numbers, tokens[songs_of_rows]] = torch.finfo(logits.dtype).max
 
     def _is_whole(self, song: SongDecoder, halves: list[RowOfHalf]) -> bool:
         first = halves[0].half

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from models.editing import WHOLE, Keeping, Span, Splice, Window, keeping_of, splice_of, window_of
-from models.errors import InvalidRequest
+from models.errors import InvalidAudio, InvalidRequest, TooLong
 from models.music import MusicRequest
 
 
@@ -35,6 +35,18 @@ def test_a_window_is_laid_on_a_source_that_grows_to_hold_it(
 def test_a_window_that_begins_where_the_source_ends_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="source ends at 2 s"):
         Window(2.0).on(96_000)
+
+
+@pytest.mark.parametrize("window", [Window(0.5, 600.1), Window(-599.0)])
+def test_a_source_that_would_grow_beyond_the_longest_song_is_refused(window: Window) -> None:
+    with pytest.raises(TooLong, match=r"60\d.* s of source audio; a song is at most 600 s"):
+        window.on(96_000)
+
+
+def test_a_source_shorter_than_a_frame_is_refused() -> None:
+    assert WHOLE.on(1920) == Span(0, 0, 0, 1920)
+    with pytest.raises(InvalidAudio, match="1919 samples of audio"):
+        WHOLE.on(1919)
 
 
 @pytest.mark.parametrize(

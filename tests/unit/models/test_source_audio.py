@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from models import audio
 from models.errors import InvalidAudio, RequestError, TooLong
 from models.music import AudioFormat
-from models.source_audio import AudioInfo, AudioLimits, Waveform, blocks, container_of, probe, read_in_subprocess
+from models.source_audio import (
+    AudioInfo,
+    AudioLimits,
+    Waveform,
+    blocks,
+    container_of,
+    examine,
+    examine_in_subprocess,
+    probe,
+    read_in_subprocess,
+)
 
 LIMITS = AudioLimits(seconds=10.0, cpu_s=20)
 SECONDS = 2
@@ -111,6 +121,26 @@ def test_every_common_kind_of_file_is_read(kind: str, put: Put) -> None:
     assert loudest_hertz(samples) == [440, 660]
     assert 0 <= len(samples) / 48_000 - SECONDS < 0.05
     assert np.std(samples) / np.std(tones()) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_is_as_long_as_what_is_in_it(kind: str, put: Put) -> None:
+    path = put(FILES[kind]())
+    assert examine(path, LIMITS) == replace(probe(path, LIMITS), seconds=len(read(path)) / 48_000)
+
+
+def test_a_file_of_silence_is_no_source(put: Put) -> None:
+    path = put(written(np.zeros((48_000, 2), np.float32), "WAV", "PCM_16"))
+    with pytest.raises(InvalidAudio, match=r"1\.0 s of silence"):
+        examine(path, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"), [(b"", "is empty"), (b"Hello, world", r"begins with b'Hello, w'"), (b"<html>", "b'<html>'")]
+)
+def test_what_is_no_audio_is_told_by_how_it_begins(content: bytes, seen: str, put: Put) -> None:
+    with pytest.raises(InvalidAudio, match=f"the file {seen}.*allowed: wav" if seen == "is empty" else seen):
+        examine(put(content), LIMITS)
 
 
 def test_nothing_is_lost_of_a_file_that_needs_no_conversion(put: Put) -> None:
@@ -293,6 +323,7 @@ def test_a_damaged_file_is_read_or_refused(data: st.DataObject, put: Put) -> Non
 def test_another_process_reads_the_same(put: Put) -> None:
     path = put(FILES["m4a aac"]())
     assert np.array_equal(read_in_subprocess(path, LIMITS), read(path))
+    assert examine_in_subprocess(path, LIMITS) == examine(path, LIMITS)
 
 
 def test_a_refusal_comes_out_of_the_other_process_as_it_is(put: Put) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.serve.exceptions import RayServeException
 
-from models.errors import InvalidRequest, Overloaded, UnknownModel
+from models.errors import InvalidRequest, Overloaded, UnknownAdapter, UnknownModel
 from models.music import MusicRequest
 from serve_app.ingress import FrontDesk, catalogue_of
 from serve_app.jobs.job import Status
@@ -34,8 +34,12 @@ class FakeHandle:
 
 
 def settings(folder: Path, **changes: Any) -> AppSettings:
+    adapters = folder / "adapters"
+    adapters.mkdir(exist_ok=True)
+    (adapters / "lo-fi.safetensors").touch()
     args = {
         "data": str(folder),
+        "adapters": str(adapters),
         "dit": [{"model": TURBO}, {"model": BASE}],
         "lm": {"model": LM},
         "queue": {"max_jobs": 2},
@@ -68,7 +72,7 @@ def test_the_catalogue_is_what_the_settings_run_the_first_its_default(tmp_path: 
     ]
     assert catalogue.lm_models == (LM,)
     assert catalogue_of(settings(tmp_path, lm=None)).lm_models == ()
-    assert all(card.tasks == ("text2music",) for card in catalogue.models)
+    assert [len(card.tasks) for card in catalogue.models] == [3, 6]
 
 
 async def test_a_job_is_stored_and_its_conductor_told(desk: FrontDesk, handle: FakeHandle) -> None:
@@ -88,7 +92,8 @@ async def test_a_job_is_taken_though_its_conductor_cannot_be_told(desk: FrontDes
         ({"model": "acestep-v15-sft"}, UnknownModel, "'acestep-v15-sft'; it runs acestep-v15-turbo, acestep-v15-base"),
         ({"lm_model": "acestep-5Hz-lm-4B"}, UnknownModel, "LM 'acestep-5Hz-lm-4B'; it runs acestep-5Hz-lm-0.6B"),
         ({"inference_steps": 21}, InvalidRequest, "1 to 20"),
-        ({"task_type": "cover"}, InvalidRequest, "not served yet"),
+        ({"task_type": "cover"}, InvalidRequest, "works on source audio"),
+        ({"loras": [{"name": "warm"}]}, UnknownAdapter, "'warm'; known are lo-fi"),
     ],
 )
 async def test_what_this_server_cannot_make_is_refused_and_leaves_nothing(

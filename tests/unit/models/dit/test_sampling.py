@@ -157,9 +157,6 @@ def test_plans_of_a_length_or_by_the_lm_are_remarked_on_where_there_is_a_source(
         ({"timesteps": (0.0, 0.0)}, "0 are above 0"),
         ({"timesteps": (0.5, 0.9, 0.1)}, "rise"),
         ({"timesteps": (1.0,) * 21}, "21 are above 0"),
-        ({"task_type": "repaint", "src_audio": "a"}, "repaint"),
-        ({"reference_audio": "a"}, "reference audio"),
-        ({"src_audio": "a"}, "audio"),
     ],
 )
 def test_what_turbo_cannot_do_is_refused_before_it_is_accepted(fields: dict[str, Any], told: str) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.lm.sampling import Order, Sampling, draw, draw_in_nucleus, penalise, pick_, probabilities
+from models.lm import sampling as sampling_module
+from models.lm.sampling import Order, Sampling, draw, draw_in_nucleus, penalise_, pick_, probabilities
 from models.lm.vocabulary import Vocabulary
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "lm"
@@ -87,13 +88,13 @@ def test_rejected_draws_follow_the_sorted_nucleus(top_k: int, top_p: float) -> N
     sampling = Sampling(temperature=0.85, top_k=top_k, top_p=top_p)
     random = Random(5)
 
-    drawn = pick_(logits.repeat(4000, 1), sampling, [random] * 4000)
+    drawn = pick_(logits.repeat(1500, 1), sampling, [random] * 1500)
 
     counts, chances = np.bincount(drawn.numpy(), minlength=600), probabilities(logits, sampling)[0].numpy()
     assert counts[chances == 0].sum() == 0
     # each count lies within five deviations of a binomial one
-    deviations = np.sqrt(4000 * chances * (1 - chances)) + 1e-3
-    assert (np.abs(counts - 4000 * chances) <= 5 * deviations + 1).all()
+    deviations = np.sqrt(1500 * chances * (1 - chances)) + 1e-3
+    assert (np.abs(counts - 1500 * chances) <= 5 * deviations + 1).all()
 
 
 @pytest.mark.parametrize("at_once", [False, True])
@@ -116,4 +117,44 @@ def test_a_temperature_of_zero_takes_the_likeliest() -> None:
 
 def test_a_penalty_makes_each_seen_token_less_likely_once() -> None:
     logits = torch.tensor([2.0, -2.0, 2.0])
-    assert penalise(logits, [0, 0, 1], 2.0).tolist() == [1.0, -4.0, 2.0]
+    assert penalise_(logits, torch.tensor([0, 0, 1]), 2.0).tolist() == [1.0, -4.0, 2.0]
+
+
+@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"temperature": 1e-40},
+        {"temperature": 1e-320},
+        {"temperature": 1e-6},
+        {"temperature": 5.0, "top_p": 1.0},
+        {"top_p": 1e-6},
+        {"top_p": 0.999_999_999},
+        {"top_k": 1_000_000},
+        {"top_k": 1, "top_p": 0.5},
+    ],
+    ids=str,
+)
+def test_the_most_extreme_settings_draw_what_they_should(extreme: dict[str, float], order: Order) -> None:
+    logits = torch.randn(1, 900, generator=torch.Generator().manual_seed(6)) * 4
+    sampling = Sampling(order=order, **extreme)  # type: ignore[arg-type]
+
+    drawn = int(pick_(logits.clone(), sampling, [Random(1)]))
+
+    if (
+        ("top_k" in extreme and extreme["top_k"] == 1)
+        or extreme.get("temperature", 1) < 1e-3
+        or extreme.get("top_p") == 1e-6
+    ):
+        assert drawn == int(logits.argmax())
+    assert 0 <= drawn < 900
+
+
+def test_many_rows_at_once_are_taken_in_parts_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    chances = torch.softmax(torch.randn(9, 500, generator=torch.Generator().manual_seed(1)) * 3, -1)
+    uniforms = [[Random(row).random() for _ in range(12)] for row in range(9)]
+    whole = draw_in_nucleus(chances, 0.6, uniforms, at_once=True).tolist()
+
+    monkeypatch.setattr(sampling_module, "MOST_AT_ONCE", 2 * 12 * 500)
+
+    assert draw_in_nucleus(chances, 0.6, uniforms, at_once=True).tolist() == whole

@@ -227,7 +227,12 @@ def test_what_the_caller_gave_is_written_by_force_and_comes_back(vocabulary: Voc
 
     (plan,) = planned(engine, asked(bpm=70, key_scale="a minor", audio_duration=33.4, vocal_language="fr"))
 
-    assert backend.runs[0].decoding.rules.given == {"bpm": "70", "keyscale": "A minor", "duration": "33"}
+    assert backend.runs[0].decoding.rules.given == {
+        "bpm": "70",
+        "keyscale": "A minor",
+        "duration": "33",
+        "language": "fr",
+    }
     assert plan.metas == Metas(bpm=70, key_scale="A minor", time_signature="4", duration=33.4)
     assert (plan.language, plan.caption) == ("fr", "Warm jazz trio.")
 
@@ -302,6 +307,63 @@ def test_progress_only_grows_and_ends_at_what_was_planned(vocabulary: Vocabulary
     shares = [done / planned for done, planned in seen]
     assert shares == sorted(shares)
     assert seen[-1][0] == seen[-1][1] > 100
+
+
+def test_progress_never_falls_when_a_phase_takes_longer_than_thought(vocabulary: Vocabulary) -> None:
+    long = SONG.replace("Warm jazz trio.", "word " * 300).replace("duration: 125\n", "")
+    engine, _ = engine_with(vocabulary, long, METADATA.replace("Warm", "warm " * 200), "<|audio_code_7|>" * 90)
+    seen: list[float] = []
+
+    request = asked(use_format=True, thinking=True, bpm=70)
+    asyncio.run(engine.plan(request, lambda done, planned: seen.append(done / planned)))
+
+    assert seen == sorted(seen)
+    assert seen[0] < 0.1
+
+
+def test_codes_of_the_caller_settle_the_length(vocabulary: Vocabulary) -> None:
+    engine, backend = engine_with(vocabulary, METADATA)
+
+    (plan,) = planned(engine, asked(audio_codes=((7,) * 100,)))
+
+    assert plan.metas.duration == 20.0
+    assert backend.runs[0].decoding.rules.given == {"duration": "20"}
+
+
+def test_a_language_given_stands_where_the_lm_would_name_one(vocabulary: Vocabulary) -> None:
+    engine, backend = engine_with(vocabulary, METADATA, "<|audio_code_7|>" * 50 + "<|im_end|>")
+
+    (plan,) = planned(engine, asked(vocal_language="fr", thinking=True, audio_duration=10.0))
+
+    assert backend.runs[0].decoding.rules.given["language"] == "fr"
+    assert "language: fr" in backend.prompts()[1][0]
+    assert plan.language == "fr"
+
+
+def test_values_no_song_can_have_are_not_read_back_to_the_lm(vocabulary: Vocabulary) -> None:
+    odd = METADATA.replace("bpm: 88", "bpm: 120.5").replace("language: en", "language: xx")
+    engine, backend = engine_with(vocabulary, odd, "<|audio_code_7|>" * 50 + "<|im_end|>")
+
+    planned(engine, asked(thinking=True, audio_duration=10.0))
+
+    assert "120.5" not in backend.prompts()[1][0]
+    assert "language" not in backend.prompts()[1][0]
+    assert "keyscale: D minor" in backend.prompts()[1][0]
+
+
+def test_a_song_cut_for_want_of_room_says_so(vocabulary: Vocabulary) -> None:
+    engine, _ = engine_with(vocabulary, METADATA, "<|audio_code_7|>" * 55)
+
+    (plan,) = planned(engine, asked(thinking=True))
+
+    assert plan.remarks == ("audio_duration: not given, and the LM had room for 55 codes only",)
+    assert plan.metas.duration == 11.0
+
+
+def test_words_of_a_sample_are_no_longer_than_a_caller_may_send(vocabulary: Vocabulary) -> None:
+    engine, _ = engine_with(vocabulary, SONG.replace("Late night", "la " * 4000))
+    (plan,) = planned(engine, asked(prompt="", lyrics="", sample_query="long"))
+    assert len(plan.lyrics) <= 8192
 
 
 def test_switched_off_constraints_are_off_in_every_phase(vocabulary: Vocabulary) -> None:

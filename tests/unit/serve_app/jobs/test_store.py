@@ -1,13 +1,16 @@
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from random import Random
 
+import asyncpg
 import pytest
 
 from models.errors import InvalidRequest, Overloaded
 from models.music import AudioFormat, Made, Metas, MusicRequest, SongPlan, Track
 from serve_app.jobs.job import Idempotency, Job, Priority, Stats, Status, Terms
 from serve_app.jobs.store import IdempotencyConflict, JobStore, LeaseLost, QueueLimits
+from tests.postgres import Postgres
 from tests.unit.serve_app.jobs.promises import broken_counts, pass_time, rows_of
 
 TURBO = "acestep-v15-turbo"
@@ -100,6 +103,30 @@ async def test_two_conductors_never_get_the_same_job(url: str, limits: QueueLimi
     assert len(ids) == len(set(ids)) == 5
     await one.close()
     await two.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+async def test_a_job_that_another_is_about_to_claim_is_passed_over(store: JobStore, url: str) -> None:
+    await store.submit(request(), "")
+    second = await store.submit(request(), "")
+    other = await asyncpg.connect(url)
+    async with other.transaction():
+        await other.execute("SELECT * FROM jobs ORDER BY turn, number LIMIT 1 FOR UPDATE")
+        assert (await claim(store)).id == second.id
+    await other.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+async def test_a_store_outlives_its_database_and_no_job_is_lost(store: JobStore, postgres: Postgres) -> None:
+    waiting = await store.submit(request(), "")
+    held = await claim(store)
+    postgres.stop()
+    with pytest.raises(OSError):  # noqa: PT011
+        await store.submit(request(), "")
+    postgres.start("fsync=off")
+    assert await read(store, waiting) == held
+    await store.succeed(held, MADE)
+    assert (await read(store, held)).status == Status.SUCCEEDED
 
 
 async def test_an_empty_queue_gives_nothing(store: JobStore) -> None:
@@ -387,3 +414,45 @@ async def test_counts_hold_through_every_kind_of_change(store: JobStore) -> None
     assert await broken_counts(store) == []
     await store.forget(age_s=-1)
     assert await broken_counts(store) == []
+
+
+async def test_many_who_do_everything_at_once_break_nothing_and_never_wait_for_each_other(url: str) -> None:
+    roomy = QueueLimits(jobs=20, attempts=3, jobs_per_owner=15)
+    stores = [await JobStore.open(url, roomy) for _ in range(3)]
+    accepted: list[Job] = []
+    ends: list[str] = []
+
+    async def live(store: JobStore, random: Random) -> None:
+        for _ in range(8):
+            owner = random.choice(("anna", "bert"))
+            terms = Terms(random.choice(WORST_FIRST), random.choice((None, 60.0, -1.0)))
+            with suppress(Overloaded):
+                accepted.append(await store.submit(request(), owner, terms))
+            if accepted and random.random() < 0.3:
+                job = random.choice(accepted)
+                await store.cancel(job.id, job.owner)
+            held = await store.claim("w", random.choice((60.0, -1.0)), [TURBO])
+            with suppress(LeaseLost):
+                if held is not None and random.random() < 0.3:
+                    await store.give_back(held)
+                elif held is not None:
+                    await store.succeed(held, MADE)
+                    ends.append(held.id)
+
+    await asyncio.gather(*(live(store, Random(seed)) for seed in range(2) for store in stores))
+    assert await broken_counts(stores[0]) == []
+    rows = {row.id: row for row in await rows_of(stores[0])}
+    assert rows.keys() == {job.id for job in accepted}
+    assert sorted(ends) == sorted(id_ for id_, row in rows.items() if row.status == Status.SUCCEEDED)
+    for store in stores:
+        await store.close()
+
+
+async def test_a_job_takes_the_id_it_is_given_and_ids_are_told_apart_from_others(store: JobStore) -> None:
+    own = "0f8fad5b-d9cb-469f-a165-70867728950e"
+    job = await store.submit(request(), "anna", id_=own)
+    other = await store.submit(request(), "")
+    strangers = [f"nobody-{number}" for number in range(1200)]
+    assert (job.id, await read(store, job)) == (own, job)
+    assert await store.known([*strangers, own, other.id]) == {own, other.id}
+    assert await store.known([]) == set()

@@ -1,0 +1,213 @@
+"""A desk over a real store and a real disk: what becomes of the audio that comes with a request."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from models.errors import AceError, InvalidAudio, InvalidRequest, Overloaded, TooLong
+from models.music import MusicRequest
+from serve_app import intake
+from serve_app.artifacts import LocalArtifacts, LocalUploads
+from serve_app.dialects.desk import Attachments
+from serve_app.ingress import FrontDesk
+from serve_app.jobs.store import JobStore
+from serve_app.settings import AppSettings
+
+TURBO = "acestep-v15-turbo"
+
+
+class DeafConductor:
+    """`handle.nudge.remote()`."""
+
+    @property
+    def nudge(self) -> DeafConductor:
+        return self
+
+    def remote(self) -> None:
+        pass
+
+
+def wav(seconds: float = 2.0, channels: int = 2, peak: float = 0.5) -> bytes:
+    samples = peak * np.random.default_rng(0).uniform(-1, 1, (round(seconds * 8000), channels))
+    file = io.BytesIO()
+    soundfile.write(file, samples, 8000, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+async def sent(content: bytes) -> AsyncIterator[bytes]:
+    yield content[:1000]
+    yield content[1000:]
+
+
+def cover(**fields: Any) -> MusicRequest:
+    return MusicRequest.model_validate({"model": TURBO, "seeds": (1,), "task_type": "cover", **fields})
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Path:
+    return tmp_path / "uploads"
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[FrontDesk]:
+    args = {"data": str(tmp_path), "dit": [{"model": TURBO}], "lm": None, "queue": {"max_jobs": 2}}
+    handle: Any = DeafConductor()
+    desk = FrontDesk(AppSettings.model_validate(args), handle)
+    async with desk.open():
+        yield desk
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+async def test_audio_is_on_disk_under_its_jobs_name_before_the_job_is(
+    desk: FrontDesk, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    submit = JobStore.submit
+
+    async def watched(self: JobStore, *args: Any, **kwargs: Any) -> Any:
+        seen.append(files_in(uploads))
+        return await submit(self, *args, **kwargs)
+
+    monkeypatch.setattr(JobStore, "submit", watched)
+    job = await desk.submit(cover(), "", Attachments(sent(wav()), sent(wav(3.0))))
+    names = [f"{job.id}.reference", f"{job.id}.source"]
+    assert [job.request.reference_audio, job.request.src_audio] == names
+    assert seen == [names]
+    assert (uploads / f"{job.id}.source").read_bytes() == wav()
+    assert (uploads / f"{job.id}.reference").read_bytes() == wav(3.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "said"),
+    [
+        (b"", InvalidAudio, "the file is empty"),
+        (b"this is a text about a song", InvalidAudio, "begins with b'this is '.*allowed: wav, flac, mp3"),
+        (wav()[:40], InvalidAudio, "wav file"),
+        (wav(peak=0), InvalidAudio, "2.0 s of silence"),
+        (wav(channels=9), InvalidAudio, "9 channels; allowed: 1 to 8"),
+        (wav(601.0, channels=1), TooLong, r"601\.0 s long; at most 600 s"),
+    ],
+    ids=["empty", "text", "cut short", "silent", "nine channels", "too long"],
+)
+async def test_audio_no_song_can_be_made_from_is_refused_by_what_it_is_and_leaves_nothing(
+    desk: FrontDesk, uploads: Path, content: bytes, error: type[AceError], said: str
+) -> None:
+    with pytest.raises(error, match=f"source audio: .*{said}"):
+        await desk.submit(cover(), "", Attachments(sent(content), sent(wav())))
+    with pytest.raises(error, match=f"reference audio: .*{said}"):
+        await desk.submit(cover(), "", Attachments(sent(wav()), sent(content)))
+    assert files_in(uploads) == []
+    assert (await desk.stats()).total == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        ({"repainting_start": 2.0}, InvalidRequest, "nothing is left, the source ends at 2 s"),
+        ({"repainting_start": 1.0, "repainting_end": 600.5}, TooLong, "a song is at most 600 s"),
+    ],
+)
+async def test_a_window_is_laid_on_the_source_before_anybody_waits_for_it(
+    desk: FrontDesk, uploads: Path, fields: dict[str, Any], error: type[AceError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        await desk.submit(cover(task_type="repaint", **fields), "", Attachments(sent(wav())))
+    assert files_in(uploads) == []
+
+
+async def test_a_request_that_is_refused_does_not_have_its_audio_read(desk: FrontDesk, uploads: Path) -> None:
+    content = sent(wav())
+    with pytest.raises(InvalidRequest, match="'lego' is not one of"):
+        await desk.submit(cover(task_type="lego"), "", Attachments(content))
+    assert await anext(content) == wav()[:1000]
+    assert files_in(uploads) == []
+
+
+async def test_a_full_queue_keeps_no_audio(desk: FrontDesk, uploads: Path) -> None:
+    jobs = [await desk.submit(cover(), "", Attachments(sent(wav()))) for _ in range(2)]
+    with pytest.raises(Overloaded):
+        await desk.submit(cover(), "", Attachments(sent(wav()), sent(wav())))
+    assert files_in(uploads) == sorted(f"{job.id}.source" for job in jobs)
+
+
+async def test_audio_stays_while_nobody_knows_whether_its_job_was_stored(
+    desk: FrontDesk, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the database went away")
+
+    monkeypatch.setattr(JobStore, "submit", lost)
+    with pytest.raises(ConnectionError):
+        await desk.submit(cover(), "", Attachments(sent(wav())))
+    assert len(files_in(uploads)) == 1
+
+
+async def test_a_finished_track_can_be_worked_on(desk: FrontDesk, tmp_path: Path) -> None:
+    ref = LocalArtifacts(tmp_path / "audio").save("wav", wav())
+    job = await desk.submit(cover(), "", Attachments(ref, ref))
+    assert files_in(tmp_path / "uploads") == [f"{job.id}.reference", f"{job.id}.source"]
+    assert (tmp_path / "uploads" / f"{job.id}.source").read_bytes() == wav()
+
+
+@pytest.mark.parametrize("ref", ["0" * 32 + ".mp3", "../jobs.db", "jobs.db", ""])
+async def test_a_track_that_is_none_is_refused(desk: FrontDesk, uploads: Path, ref: str) -> None:
+    with pytest.raises(InvalidRequest, match="source audio: no finished track of this server is called"):
+        await desk.submit(cover(), "", Attachments(ref))
+    assert files_in(uploads) == []
+
+
+async def test_audio_goes_when_its_job_is_gone_or_never_was(
+    desk: FrontDesk, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalUploads(uploads)
+    keeper = intake.Intake(store, LocalArtifacts(uploads))
+    job = await desk.submit(cover(), "", Attachments(sent(wav()), sent(wav())))
+    await store.receive("00000000-0000-0000-0000-000000000000.source", sent(wav()))
+    theirs = [f"{job.id}.reference", f"{job.id}.source"]
+
+    await keeper.sweep(desk.store.known)
+    assert len(files_in(uploads)) == 3  # so young that its job may be on its way
+
+    monkeypatch.setattr(intake, "SETTLED_AFTER_S", -60.0)
+    await keeper.sweep(desk.store.known)
+    assert files_in(uploads) == theirs
+
+    await desk.cancel(job.id, "")
+    await keeper.sweep(desk.store.known)
+    assert files_in(uploads) == theirs
+    await desk.store.forget(age_s=-60.0)
+    await keeper.sweep(desk.store.known)
+    assert files_in(uploads) == []
+
+
+async def test_a_sweep_that_fails_is_tried_again(uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = asyncio.Event()
+    tries = 0
+
+    async def known(_: object) -> set[str]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise ConnectionError("the database went away")
+        asked.set()
+        return set()
+
+    monkeypatch.setattr(intake, "SWEPT_EVERY_S", 0.01)
+    is_closing = asyncio.Event()
+    keeper = intake.Intake(LocalUploads(uploads), LocalArtifacts(uploads))
+    sweeping = asyncio.create_task(keeper.keep_swept(known, is_closing))
+    await asked.wait()
+    is_closing.set()
+    await sweeping
+    assert tries >= 2
