@@ -22,6 +22,10 @@ class Oobleck:
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self._model: AutoencoderOobleck = nn.Module.to(_build(weights), device, self.dtype)
 
+    @property
+    def model(self) -> AutoencoderOobleck:
+        return self._model
+
     @torch.inference_mode()
     def decode(self, latents: Sequence[Tensor]) -> Tensor:
         """Of one length, each (frame, channel), to (tile, channel, sample) on the device."""
