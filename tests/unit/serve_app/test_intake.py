@@ -105,8 +105,13 @@ async def test_audio_no_song_can_be_made_from_is_refused_by_what_it_is_and_leave
 ) -> None:
     with pytest.raises(error, match=f"source audio: .*{said}"):
         await desk.submit(cover(), "", Attachments(sent(content), sent(wav())))
-    with pytest.raises(error, match=f"reference audio: .*{said}"):
-        await desk.submit(cover(), "", Attachments(sent(wav()), sent(content)))
+    assert files_in(uploads) == []
+    assert (await desk.stats()).total == 0
+
+
+async def test_a_reference_that_is_refused_takes_the_source_with_it(desk: FrontDesk, uploads: Path) -> None:
+    with pytest.raises(InvalidAudio, match="reference audio: the file is empty"):
+        await desk.submit(cover(), "", Attachments(sent(wav()), sent(b"")))
     assert files_in(uploads) == []
     assert (await desk.stats()).total == 0
 
