@@ -9,6 +9,7 @@ AceError
 │   └── InvalidAudio         source or reference audio that cannot be read
 ├── Overloaded               no room now; try again
 ├── Cancelled                the caller withdrew the job
+├── DeadlineExceeded         the time the caller allowed is over
 └── EngineError              ours to mend; details stay in the log
     ├── EngineDied           an engine that will not answer again; its replica is replaced
     ├── CheckpointError      weights that are absent, incomplete or of another shape
@@ -73,6 +74,11 @@ class Overloaded(AceError):
 
 class Cancelled(AceError):
     code = "cancelled"
+    is_public = True
+
+
+class DeadlineExceeded(AceError):
+    code = "deadline_exceeded"
     is_public = True
 
 

@@ -292,13 +292,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Song:
-    """One song as the DiT takes it. `reference` is thirty seconds of the audio it is to sound like."""
+    """One song as the DiT takes it. `reference` is thirty seconds of the audio it is to sound like.
+
+    `deadline_s` after it was handed over it fails unless it is done.
+    """
 
     request: MusicRequest
     index: int
     plan: SongPlan
     source: Source | None = None
     reference: Latents | None = None
+    deadline_s: float | None = None
 
     @property
     def seed(self) -> int:

@@ -70,12 +70,15 @@ class Stages:
     vae: Vae
 
 
-async def make_music(request: MusicRequest, stages: Stages, on_progress: Callable[[Progress], None]) -> Made:
-    """Makes every song of a request, side by side.
+async def make_music(
+    request: MusicRequest, stages: Stages, on_progress: Callable[[Progress], None], deadline_s: float | None = None
+) -> Made:
+    """Makes every song of a request, side by side, or fails at the first step of the DiT that ends after `deadline_s`.
 
     Raises AceError. One song that fails fails the job: its neighbours are cancelled before the error leaves.
     """
     clock, watch = _Clock(), _Watch(request.songs, on_progress)
+    ends_at = None if deadline_s is None else time.monotonic() + deadline_s
     with clock.measures(Stage.ENCODE):
         source, reference = await _encode(request, stages.vae, watch)
     with clock.measures(Stage.PLAN):
@@ -83,7 +86,8 @@ async def make_music(request: MusicRequest, stages: Stages, on_progress: Callabl
     plans = tuple(with_duration(plan, source) for plan in plans)
 
     async def make(index: int) -> tuple[Latents, Track]:
-        song = Song(request, index, plans[index], source, reference)
+        left_s = None if ends_at is None else ends_at - time.monotonic()
+        song = Song(request, index, plans[index], source, reference, left_s)
         with clock.measures(Stage.DENOISE):
             latents = await stages.dit.denoise(song, watch.of(Stage.DENOISE, index))
         with clock.measures(Stage.DECODE):

@@ -106,7 +106,7 @@ class Attempt:
         self._store = store
         self._pace = pace
         self._meter = _Meter(store, job)
-        self._music = asyncio.ensure_future(make_music(job.request, stages, self._meter.show))
+        self._music = asyncio.ensure_future(make_music(job.request, stages, self._meter.show, job.deadline_s))
         self._is_over = asyncio.Event()
         self._end: End | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
@@ -122,7 +123,8 @@ class DitEngine:
         check_request(song.request, self._variant)
         has_source = song.source is not None or bool(song.plan.codes)
         settings, remarks = sampling.resolve(song.request, self._variant, has_source)
-        ticket = Ticket(song, settings, song.frames, remarks, on_progress, Future(), adapters)
+        deadline = math.inf if song.deadline_s is None else self._loop.clock() + song.deadline_s
+        ticket = Ticket(song, settings, song.frames, remarks, on_progress, Future(), adapters, deadline)
         self._loop.submit(ticket)
         return ticket
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from models.dit.adapters import NO_ADAPTERS, Blend
 from models.dit.sampling import Sampling, noises_of
 from models.dit.stepping import Conditions, Trajectory
 from models.dit.transformer import Row
-from models.errors import AceError, BadLatents, Cancelled, EngineError, OutOfMemory
+from models.errors import AceError, BadLatents, Cancelled, DeadlineExceeded, EngineError, OutOfMemory
 from models.music import FRAMES_PER_SECOND, Latents, OnProgress, Song
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Ticket:
     on_progress: OnProgress  # called in the device thread; must neither wait nor raise
     answer: Future[Latents]
     adapters: Blend = NO_ADAPTERS
+    deadline: float = math.inf  # by the loop's clock
 
     @property
     def tokens(self) -> int:
@@ -89,8 +91,8 @@ class StepLoop:
     """Runs until it is closed, or the device is lost."""
 
     def __init__(self, device: Device, limits: BatchLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         self._device = device
-        self._clock = clock
         self._line: WaitingLine[Ticket] = WaitingLine(limits)
         self._changed = threading.Condition()  # guards the line and the flag; the seats are the thread's own
         self._is_closing = False
@@ -118,7 +120,7 @@ class StepLoop:
 
     def health(self) -> Health:
         since = self._step_since
-        age_s = 0.0 if since is None else self._clock() - since
+        age_s = 0.0 if since is None else self.clock() - since
         return Health(self._thread.is_alive(), age_s, self._error, len(self._seats), len(self._line))
 
     def close(self) -> None:
@@ -158,6 +160,9 @@ class StepLoop:
         return True
 
     def _seat(self, ticket: Ticket) -> None:
+        if self._is_overdue(ticket):
+            ticket.fail(_overdue())
+            return
         try:
             conditions = self._device.conditions_of(ticket.song)
             noises = noises_of(ticket.song, ticket.frames)
@@ -169,10 +174,13 @@ class StepLoop:
             self._seats.append(_Seat(ticket, trajectory, ticket.remarks + conditions.remarks))
 
     def _step(self) -> None:
-        """One forward for everybody, in halves where memory does not suffice; what fails there fails all in it."""
+        """One forward for everybody, in halves where memory does not suffice; what fails there fails all in it.
+
+        Songs that are done, withdrawn or overdue have left when it returns.
+        """
         asked = [seat.trajectory.rows() for seat in self._seats]
         rows = [row for own in asked for row in own]
-        self._step_since = started = self._clock()
+        self._step_since = started = self.clock()
         try:
             answers = run_in_halves(self._device.velocities, rows, torch.OutOfMemoryError)
             for seat, own in zip(self._seats, asked, strict=True):
@@ -186,9 +194,15 @@ class StepLoop:
         finally:
             self._step_since = None
         if rows:
-            pace_s = (self._clock() - started) / sum(seat.ticket.size.cost for seat in self._seats)
+            pace_s = (self.clock() - started) / sum(seat.ticket.size.cost for seat in self._seats)
             self._pace_s = PACE_KEPT * self._pace_s + (1 - PACE_KEPT) * pace_s if self._pace_s else pace_s
+        for seat in self._seats:
+            if self._is_overdue(seat.ticket):
+                seat.ticket.fail(_overdue())
         self._seats = [seat for seat in self._seats if not seat.ticket.answer.done()]
+
+    def _is_overdue(self, ticket: Ticket) -> bool:
+        return self.clock() > ticket.deadline
 
     def _report(self) -> None:
         """Progress, results and spoilt songs, after one look at the device for all of them."""
@@ -207,11 +221,16 @@ class StepLoop:
 
 
 def _advance(seat: _Seat, answers: Sequence[Tensor | None]) -> None:
+    """What fails here is one song's own matter."""
     velocities = [velocity for velocity in answers if velocity is not None]
     if len(velocities) < len(answers):
         seat.ticket.fail(_too_large(seat.ticket))
-    else:
+        return
+    try:
         seat.trajectory.advance(velocities)
+    except Exception as error:
+        seat.ticket.fail(_as_ace_error(error, seat.ticket))
+        _raise_if_lost(error)
 
 
 def _finish(seat: _Seat) -> None:
@@ -220,6 +239,10 @@ def _finish(seat: _Seat) -> None:
         seat.ticket.succeed(Latents(values, seat.remarks))
     else:
         seat.ticket.fail(BadLatents("nothing but zeros came out of the DiT"))
+
+
+def _overdue() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed before the song was made")
 
 
 def _too_large(ticket: Ticket) -> OutOfMemory:

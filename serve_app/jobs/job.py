@@ -94,6 +94,11 @@ class Job:
     deadline: float | None = None  # when it fails unless it has ended
     losses: int = 0  # how often whoever made it went silent
 
+    @property
+    def deadline_s(self) -> float | None:
+        """From its claim to its deadline, both as the database's clock has it."""
+        return None if self.deadline is None or self.started_at is None else self.deadline - self.started_at
+
 
 @dataclass(frozen=True, slots=True)
 class Stats:

@@ -93,6 +93,18 @@ async def make(fakes: StageFakes, asked: MusicRequest, has_lm: bool = True) -> t
     return made, seen
 
 
+async def test_a_song_reaches_the_dit_with_the_time_that_is_left_of_its_jobs() -> None:
+    fakes = StageFakes()
+
+    await make_music(request(), Stages(fakes, fakes, fakes), lambda progress: None, deadline_s=60.0)
+    await make_music(request(), Stages(fakes, fakes, fakes), lambda progress: None)
+
+    first, second = fakes.songs
+    assert first.deadline_s is not None
+    assert 0 < first.deadline_s < 60
+    assert second.deadline_s is None
+
+
 async def test_every_seed_becomes_one_track_in_its_order(fakes: StageFakes) -> None:
     made, _ = await make(fakes, request(seeds=(5, 6, 7)))
     assert [track.ref for track in made.tracks] == ["5.mp3", "6.mp3", "7.mp3"]

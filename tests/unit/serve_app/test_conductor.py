@@ -41,11 +41,13 @@ class FakeStages:
         self.running = 0
         self.most_running = 0
         self.cancelled = 0
+        self.songs: list[Song] = []
 
     async def plan(self, request: MusicRequest, on_progress: OnProgress = ignore) -> tuple[SongPlan, ...]:
         raise AssertionError("no LM in these tests")
 
     async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents:
+        self.songs.append(song)
         self.running += 1
         self.most_running = max(self.running, self.most_running)
         try:
@@ -217,6 +219,18 @@ async def test_a_lost_stage_leaves_the_job_to_be_claimed_again(store: JobStore, 
     assert (failed.error_code, failed.attempt) == ("worker_lost", 2)
     await conductor.drain()
     await work
+
+
+@pytest.mark.usefixtures("conductor")
+async def test_a_song_has_as_long_as_its_job_had_left_when_it_was_claimed(store: JobStore, stages: FakeStages) -> None:
+    job = await store.submit(MusicRequest(model=TURBO, seeds=(1,)), "", Terms(deadline_s=60))
+
+    done = await until(store, job, Status.SUCCEEDED)
+
+    (song,) = stages.songs
+    assert song.deadline_s is not None
+    assert done.deadline_s is not None
+    assert 0 < song.deadline_s < done.deadline_s <= 60
 
 
 async def test_a_conductor_that_is_full_still_ends_what_waits_past_its_deadline(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import dataclasses
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from models.batching import BatchLimits
 from models.dit.engine import DitEngine
-from models.errors import InvalidRequest
+from models.dit.transformer import Row, Transformer
+from models.errors import DeadlineExceeded, InvalidRequest, OutOfMemory
 from tests.unit.models.dit.songs import distance, song, values
 
 CPU = torch.device("cpu")
@@ -123,6 +128,91 @@ async def test_a_cancelled_song_leaves_and_the_next_one_is_made(turbo: DitEngine
         await doomed
     await values(turbo, song(inference_steps=1))
     assert turbo.health().songs <= 1
+
+
+class Watched:
+    """A forward in which nothing is computed. Knows the rows it was asked for, and which of their tensors live on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.frames: list[list[int]] = []
+        self.tensors: list[tuple[int, weakref.ref[Tensor]]] = []  # with the frames of their song
+        self.may_go = threading.Semaphore(0)
+        self.arrived = threading.Semaphore(0)
+
+        def velocities(transformer: Transformer, rows: Sequence[Row]) -> list[Tensor]:
+            self.frames.append([len(row.x) for row in rows])
+            for row in rows:
+                own = [row.x, row.context, *([] if len(row.condition) == 1 else [row.condition])]  # null is everybody's
+                self.tensors += [(len(row.x), weakref.ref(tensor)) for tensor in own]
+            self.arrived.release()
+            assert self.may_go.acquire(timeout=20)
+            return [torch.ones_like(row.x) for row in rows]
+
+        monkeypatch.setattr(Transformer, "velocities", velocities)
+
+    async def wait(self) -> None:
+        assert await asyncio.to_thread(self.arrived.acquire, timeout=20)
+
+    def alive(self, frames: int) -> list[Tensor]:
+        return [tensor for own, reference in self.tensors if own == frames and (tensor := reference()) is not None]
+
+
+async def test_a_ten_minute_song_that_is_cancelled_is_gone_after_one_step_and_so_is_its_memory(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Watched(monkeypatch)
+    engine = DitEngine(tiny, "acestep-v15-base", BatchLimits(), CPU, packs_rows=True)
+    long = asyncio.create_task(values(engine, song(600.0, inference_steps=50)))
+    await forward.wait()
+    short = asyncio.create_task(values(engine, song(10.0, inference_steps=2, guidance_scale=1.0)))
+    assert forward.frames == [[15_000, 15_000]]
+    assert len(forward.alive(15_000)) == 5
+
+    long.cancel()
+    await asyncio.wait([long])
+    forward.may_go.release(10)
+
+    assert len(await short) == 250
+    assert forward.frames == [[15_000, 15_000], [250], [250]]
+    assert forward.alive(15_000) == []
+    engine.close()
+
+
+async def test_songs_that_do_not_fit_beside_each_other_are_made_all_the_same(
+    tiny: Path, turbo: DitEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, batches = Transformer.velocities, []
+    most_frames = 600
+
+    def velocities(transformer: Transformer, rows: Sequence[Row]) -> list[Tensor]:
+        batches.append([len(row.x) for row in rows])
+        if sum(batches[-1]) > most_frames:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(transformer, rows)
+
+    fitting = [song(10.0 + number, number, inference_steps=3) for number in range(3)]
+    alone = [await values(turbo, own) for own in fitting]
+    monkeypatch.setattr(Transformer, "velocities", velocities)
+    engine = DitEngine(tiny, "acestep-v15-turbo", BatchLimits(), CPU, packs_rows=True)
+
+    *together, failed = await asyncio.gather(
+        *(values(engine, own) for own in [*fitting, song(30.0, inference_steps=3)]), return_exceptions=True
+    )
+
+    engine.close()
+    assert isinstance(failed, OutOfMemory)
+    for made, wanted in zip(together, alone, strict=True):
+        assert isinstance(made, np.ndarray)
+        assert distance(made, wanted) <= 1e-5
+    assert any(len(batch) > 1 and sum(batch) <= most_frames for batch in batches)
+
+
+async def test_a_song_is_given_no_longer_than_it_has(turbo: DitEngine) -> None:
+    late = dataclasses.replace(song(inference_steps=20), deadline_s=-1.0)
+    with pytest.raises(DeadlineExceeded):
+        await turbo.denoise(late)
+    in_time = dataclasses.replace(song(inference_steps=1), deadline_s=60.0)
+    assert (await turbo.denoise(in_time)).values.shape == (250, 64)
 
 
 def test_a_caller_whose_event_loop_has_ended_does_no_harm(turbo: DitEngine) -> None:

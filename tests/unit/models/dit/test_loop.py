@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
@@ -13,9 +14,9 @@ from torch import Tensor
 from models.batching import BatchLimits
 from models.dit.loop import Device, StepLoop, Ticket
 from models.dit.sampling import Sampling, schedule
-from models.dit.stepping import Condition, Conditions
+from models.dit.stepping import Condition, Conditions, Trajectory
 from models.dit.transformer import Row
-from models.errors import BadLatents, Cancelled, EngineError, InvalidRequest, OutOfMemory
+from models.errors import BadLatents, Cancelled, DeadlineExceeded, EngineError, InvalidRequest, OutOfMemory
 from models.music import Metas, MusicRequest, Song, SongPlan, ignore
 
 WAIT_S = 20.0
@@ -66,11 +67,16 @@ def loop(dit: FakeDit) -> Iterator[StepLoop]:
 
 
 def ticket(
-    frames: int = 20, steps: int = 4, caption: str = "", on_progress: Callable[[int, int], None] = ignore
+    frames: int = 20,
+    steps: int = 4,
+    caption: str = "",
+    on_progress: Callable[[int, int], None] = ignore,
+    deadline: float = math.inf,
 ) -> Ticket:
     request = MusicRequest(model="any", seeds=(frames,))
     plan = SongPlan(caption=caption, lyrics=str(frames), language="en", metas=Metas())
-    return Ticket(Song(request, 0, plan), Sampling(schedule(steps, 1.0)), frames, (), on_progress, Future())
+    settings = Sampling(schedule(steps, 1.0))
+    return Ticket(Song(request, 0, plan), settings, frames, (), on_progress, Future(), deadline=deadline)
 
 
 def hold(dit: FakeDit) -> threading.Semaphore:
@@ -174,6 +180,93 @@ def test_a_song_too_large_for_the_device_fails_alone(loop: StepLoop) -> None:
     with pytest.raises(OutOfMemory, match="40 s"):
         large.answer.result(WAIT_S)
     assert small.answer.result(WAIT_S).values.shape == (10, 64)
+
+
+def test_a_batch_too_large_is_run_in_halves_until_only_what_never_fits_has_failed(dit: FakeDit, loop: StepLoop) -> None:
+    gate = hold(dit)
+    blocker = ticket(frames=10, steps=1)  # so that the three are there at once
+    loop.submit(blocker)
+    assert dit.arrived.acquire(timeout=WAIT_S)
+    songs = [ticket(frames=frames, steps=1) for frames in (20, TOO_LARGE_FRAMES, 30)]
+    for song in songs:
+        loop.submit(song)
+    gate.release(100)
+
+    with pytest.raises(OutOfMemory):
+        songs[1].answer.result(WAIT_S)
+    for song in (songs[0], songs[2]):
+        assert len(song.answer.result(WAIT_S).values) == song.frames
+    assert dit.batches == [[10], [20], [30]]  # of those that ran, after one of three and one of two that did not
+
+
+def test_what_fails_in_a_songs_own_step_is_its_own_matter(loop: StepLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Trajectory.advance
+
+    def advance(self: Trajectory, velocities: Sequence[Tensor]) -> None:
+        if len(self.x) == 20:
+            raise torch.OutOfMemoryError("out of memory")
+        real(self, velocities)
+
+    monkeypatch.setattr(Trajectory, "advance", advance)
+    unlucky, lucky = ticket(frames=20), ticket(frames=10)
+    loop.submit(unlucky)
+    loop.submit(lucky)
+
+    with pytest.raises(OutOfMemory):
+        unlucky.answer.result(WAIT_S)
+    assert lucky.answer.result(WAIT_S).values.shape == (10, 64)
+
+
+@pytest.fixture
+def now() -> list[float]:
+    """What the loop's clock shows, in a list so that a test can move it."""
+    return [100.0]
+
+
+@pytest.fixture
+def clocked(dit: FakeDit, now: list[float]) -> Iterator[StepLoop]:
+    running = StepLoop(
+        Device(dit.conditions_of, dit.velocities, torch.zeros(1, 8)), BatchLimits(songs=2), lambda: now[0]
+    )
+    yield running
+    dit.gate = None
+    running.close()
+
+
+def test_a_song_leaves_with_the_step_in_which_its_deadline_passes(
+    dit: FakeDit, clocked: StepLoop, now: list[float]
+) -> None:
+    gate = hold(dit)
+    late, other = ticket(frames=20, deadline=101.0), ticket(frames=10, deadline=500.0)
+    clocked.submit(late)
+    assert dit.arrived.acquire(timeout=WAIT_S)
+    clocked.submit(other)
+    gate.release()
+    assert dit.arrived.acquire(timeout=WAIT_S)  # the second step, with both
+
+    now[0] = 101.5
+    gate.release(10)
+
+    with pytest.raises(DeadlineExceeded, match="deadline passed"):
+        late.answer.result(WAIT_S)
+    other.answer.result(WAIT_S)
+    assert dit.batches == [[20], [20, 10], [10], [10], [10]]
+
+
+def test_a_song_that_waits_past_its_deadline_is_never_prepared(
+    dit: FakeDit, clocked: StepLoop, now: list[float]
+) -> None:
+    gate = hold(dit)
+    songs = [ticket(frames=10), ticket(frames=11), ticket(caption="unreadable", deadline=101.0)]
+    for song in songs:
+        clocked.submit(song)
+    assert dit.arrived.acquire(timeout=WAIT_S)
+
+    now[0] = 102.0
+    gate.release(20)
+
+    with pytest.raises(DeadlineExceeded):
+        songs[2].answer.result(WAIT_S)
 
 
 def test_a_song_that_cannot_be_prepared_fails_with_its_own_error(loop: StepLoop) -> None:
