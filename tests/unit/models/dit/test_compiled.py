@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,14 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from models.dit import transformer
+from models.batching import BatchLimits
+from models.dit import engine, transformer
 from models.dit.adapters import Adapter, Blend, Pair
 from models.dit.attention import Attention, Lengths, attend_opaquely, attend_packed, attend_row_by_row
+from models.dit.engine import DitEngine
 from models.dit.transformer import BUCKET, Row, Transformer
 from models.weights import read_dit
+from tests.unit.models.dit.songs import distance, song, values
 
 CPU = torch.device("cpu")
 WARM_TOKENS = 2 * BUCKET
@@ -90,6 +94,28 @@ def test_as_machine_code_it_answers_the_same_and_needs_no_more_of_it(
     make: Callable[..., Transformer], plain: Transformer
 ) -> None:
     hold_against_each_other(make(is_compiled=True), plain)
+
+
+async def test_an_engine_compiles_while_it_warms_up_and_not_again_in_its_own_thread(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(engine, "LONGEST_GUIDED", WARM_TOKENS)  # in place of a minute of attention on a CPU
+    limits, name = BatchLimits(cost=WARM_TOKENS), "acestep-v15-base"
+    compiled = DitEngine(tiny, name, limits, CPU, packs_rows=True, compiles=True)
+    plain = DitEngine(tiny, name, limits, CPU, packs_rows=True)
+    before = graphs_made()
+    compiled.warm_up()
+    assert graphs_made() - before == 2
+    songs = [song(10.0 + number, number, inference_steps=2 + number) for number in range(3)]
+
+    made = await asyncio.gather(*(values(compiled, own) for own in songs))
+
+    assert graphs_made() - before == 2
+    for own, wanted in zip(made, [await values(plain, own) for own in songs], strict=True):
+        assert distance(own, wanted) <= 1e-5
+    compiled.close()
+    plain.close()
 
 
 @torch.inference_mode()
