@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 from models.errors import EngineError
 from models.pipeline import Stages
 from serve_app.conductor import Conductor, Pace
+from serve_app.deployments.logs import log_with_serve
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.remote import RemoteDit, RemoteLms, RemoteVae
 from serve_app.settings import AppSettings
@@ -27,6 +28,7 @@ class ConductorReplica:
         dits: Mapping[str, DeploymentHandle[Any]],
         vae: DeploymentHandle[Any],
     ) -> None:
+        log_with_serve()
         planner = RemoteLms(settings, lms) if lms else None
         decoder = RemoteVae(vae)
         self._settings = settings

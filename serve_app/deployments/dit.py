@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 
 from models.music import Latents, Song
 from serve_app.deployments.device import device_of
+from serve_app.deployments.logs import log_with_serve
 from serve_app.remote import Report, stream
 from serve_app.settings import AppSettings, DitSettings
 
 
 class DitReplica:
     def __init__(self, settings: AppSettings, dit: DitSettings) -> None:
+        log_with_serve()
         from models.batching import BatchLimits
         from models.dit.engine import DitEngine
 

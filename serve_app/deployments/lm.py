@@ -11,6 +11,7 @@ from models.checkpoints import locate
 from models.errors import EngineDied
 from models.music import MusicRequest, SongPlan
 from serve_app.deployments.device import device_of
+from serve_app.deployments.logs import log_with_serve
 from serve_app.remote import Report, stream
 from serve_app.settings import AppSettings, LmSettings
 
@@ -22,6 +23,7 @@ GENRES = "genres_vocab.txt"  # beside the weights
 
 class LmReplica:
     async def __init__(self, settings: AppSettings, lm: LmSettings) -> None:  # type: ignore[misc]  # Serve awaits it
+        log_with_serve()
         device = device_of(settings)
         os.environ.update(engine_environment(lm, device.type == "cuda"))  # vLLM reads these while it is imported
         from models.lm.engine import EngineOptions, LmEngine

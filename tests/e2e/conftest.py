@@ -97,8 +97,11 @@ class Server:
         family = psutil.Process(self._process.pid).children(recursive=True)
         return [process for process in family if " ".join(process.cmdline()).startswith(title)]
 
+    def log(self) -> str:
+        return (self.folder / "server.log").read_text(errors="replace")
+
     def tail(self) -> str:
-        return (self.folder / "server.log").read_text(errors="replace")[-6000:]
+        return self.log()[-6000:]
 
     def _answers(self) -> bool:
         try:

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import SECOND_LM
 
 if TYPE_CHECKING:
-    from tests.e2e.conftest import Client
+    from tests.e2e.conftest import Client, Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -116,10 +116,14 @@ def test_the_lm_writes_whole_songs_and_words(client: Client, asked: dict[str, An
     assert item["prompt"]
 
 
-def test_a_trace_of_the_constraints_comes_with_the_result(client: Client) -> None:
+def test_a_trace_of_the_constraints_comes_with_the_result_and_is_logged(client: Client, server: Server) -> None:
     trace = make(client, constrained_decoding_debug=True)["debug"]["lm_trace"]
     assert trace[0] == "metadata 0: open, 1 allowed, wrote '<think>'"
     assert trace[-1].startswith("codes of seed 3 50: codes, 1 allowed")
+    deadline = time.monotonic() + 10
+    while trace[-1] not in server.log():
+        assert time.monotonic() < deadline, server.tail()
+        time.sleep(0.2)
 
 
 def test_progress_of_a_plan_reaches_the_job(client: Client) -> None:
