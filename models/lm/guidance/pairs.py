@@ -69,6 +69,7 @@ class Pairs:
         by_song: dict[str, list[RowOfHalf]] = {}
         for row in rows:
             by_song.setdefault(row.half.uid, []).append(row)
+        logits_of = logits.unbind(0)
         whole: list[list[RowOfHalf]] = []
         songs: list[tuple[SongDecoder, Tensor, Tensor | None]] = []
         for uid, halves in by_song.items():
@@ -77,7 +78,7 @@ class Pairs:
                 song = self._songs[uid] = SongDecoder(self._vocabulary, halves[0].half.decoding)
             if self._is_whole(song, halves):
                 whole.append(halves)
-                by_kind = {row.half.is_cond: logits[row.row] for row in halves}
+                by_kind = {row.half.is_cond: logits_of[row.row] for row in halves}
                 songs.append((song, by_kind[True], by_kind.get(False)))
             else:
                 self._part(uid, halves, logits)
