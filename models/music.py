@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -373,3 +373,8 @@ def frames_of(seconds: float) -> int:
 def codes_of(seconds: float) -> int:
     """Audio codes of a song of this length: exactly 5 a second, a started code not counted."""
     return math.floor(seconds * CODES_PER_SECOND + 1e-9)
+
+
+def seconds_of(codes: Sequence[int]) -> float:
+    """The length of a song of these audio codes, within what a song may have."""
+    return min(max(len(codes) / CODES_PER_SECOND, MIN_SECONDS), MAX_SECONDS)

@@ -12,7 +12,6 @@ from typing import Protocol, TypeVar
 
 from models.editing import WHOLE, Splice, Window, source_of, splice_of, window_of
 from models.music import (
-    CODES_PER_SECOND,
     DEFAULT_SECONDS,
     FRAMES_PER_SECOND,
     MAX_SECONDS,
@@ -30,6 +29,7 @@ from models.music import (
     Task,
     Track,
     ignore,
+    seconds_of,
 )
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ async def make_music(
         watch.of(Stage.DECODE, index)(1, 1)
         return latents, track
 
-    made = await _all_or_none([make(index) for index in range(request.songs)])
+    made = await all_or_none([make(index) for index in range(request.songs)])
     return Made(
         tracks=tuple(track for _, track in made),
         plans=plans,
@@ -150,8 +150,7 @@ def with_duration(plan: SongPlan, source: Source | None = None) -> SongPlan:
         )  # a shorter one is not in the metadata
     if plan.metas.duration is not None:
         return plan
-    seconds = len(plan.codes) / CODES_PER_SECOND if plan.codes else DEFAULT_SECONDS
-    return _lasting(plan, min(max(seconds, MIN_SECONDS), MAX_SECONDS))
+    return _lasting(plan, seconds_of(plan.codes) if plan.codes else DEFAULT_SECONDS)
 
 
 def _lasting(plan: SongPlan, seconds: float | None) -> SongPlan:
@@ -177,7 +176,7 @@ async def _plan(request: MusicRequest, lm: Lm | None, watch: _Watch) -> tuple[So
     return await lm.plan(request, watch.of(Stage.PLAN, 0))
 
 
-async def _all_or_none(works: list[Awaitable[T]]) -> list[T]:
+async def all_or_none(works: list[Awaitable[T]]) -> list[T]:
     """Like gather, but the first failure cancels the rest and waits for them to be gone."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 
@@ -30,6 +29,7 @@ from models.music import (
     SongPlan,
     codes_of,
 )
+from models.pipeline import all_or_none
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +102,8 @@ class Planner:
 
     async def _metadata(self, request: MusicRequest, is_sampled: bool) -> Metadata:
         """What the LM adds; the caller's values stand above it."""
-        known = planning.known_metadata(request.metas)
         if planning.is_complete(request.metas) or is_sampled:
-            return known
+            return planning.known_metadata(request.metas)
         prompts = (
             self._prompts.metadata(request.prompt, request.lyrics),
             self._prompts.metadata_unguided(request.lyrics, request.lm_negative_prompt),
@@ -125,7 +124,7 @@ class Planner:
         self._counts.settle()
         runs = [self._song_codes(request, metadata, seed) for seed in request.seeds]
         if request.allow_lm_batch:
-            return await _all_or_none(runs)
+            return tuple(await all_or_none([run() for run in runs]))
         return tuple([await run() for run in runs])
 
     def _song_codes(
@@ -205,16 +204,3 @@ def _code_budget(rules: Rules) -> Budget:
     if not rules.is_constrained:
         return Budget(rules.fewest_codes, most + FREE_MARGIN)
     return Budget(rules.fewest_codes + 1, most + 1)
-
-
-async def _all_or_none(
-    runs: list[Callable[[], Coroutine[None, None, tuple[Codes, Trace]]]],
-) -> tuple[tuple[Codes, Trace], ...]:
-    """The first failure cancels the others and waits until they have let go of the engine."""
-    works = [asyncio.ensure_future(run()) for run in runs]
-    try:
-        return tuple(await asyncio.gather(*works))
-    finally:
-        for work in works:
-            work.cancel()
-        await asyncio.gather(*works, return_exceptions=True)

@@ -14,7 +14,6 @@ from models.lm.parse import Metadata, lyrics_of, metadata_of
 from models.lm.prompts import lyrics_or_default
 from models.lm.sampling import Order, Sampling
 from models.music import (
-    CODES_PER_SECOND,
     INSTRUMENTAL_LYRICS,
     LANGUAGES,
     MAX_LYRICS_LETTERS,
@@ -25,6 +24,7 @@ from models.music import (
     MusicRequest,
     SongPlan,
     codes_of,
+    seconds_of,
 )
 
 LONGEST_SECONDS = int(MAX_SECONDS)
@@ -97,11 +97,6 @@ def given_metadata(request: MusicRequest) -> Metadata:
     if request.use_cot_language and request.vocal_language not in (None, UNKNOWN):
         known["language"] = str(request.vocal_language)
     return known
-
-
-def seconds_of(codes: tuple[int, ...]) -> float:
-    """The length of a song of these codes, within what a song may have."""
-    return min(max(len(codes) / CODES_PER_SECOND, MIN_SECONDS), MAX_SECONDS)
 
 
 def sound(metadata: Metadata) -> Metadata:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from transformers import AutoTokenizer
 
 from models.lm.backends.backend import EngineOptions
 from models.lm.engine import LmEngine
+from tests.lm_cases import GOLDEN, write_checkpoint
 from tests.vllm.plain_loop import PlainLoop, Song, songs_for
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "lm"
 OPTIONS = EngineOptions(
     dtype="float32", enforce_eager=True, max_model_len=4096, max_num_seqs=12, genres=GOLDEN / "genres_vocab.txt"
 )
@@ -22,10 +21,7 @@ OPTIONS = EngineOptions(
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny-lm"
-    shutil.copytree(GOLDEN / "cfg" / "model", folder)
-    shutil.copytree(GOLDEN / "tokenizer", folder, dirs_exist_ok=True)
-    return folder
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-lm")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,27 +13,21 @@ import pytest
 
 from models.errors import EngineDied
 from models.lm.backends import backend as backend_module
-from models.lm.backends.backend import EngineOptions, Run
+from models.lm.backends.backend import EngineOptions
 from models.lm.backends.torch import TorchBackend
 from models.lm.constraints import Rules
 from models.lm.decoding import Decoding
 from models.lm.engine import LmEngine
 from models.lm.sampling import Sampling
-from models.music import MusicRequest
+from tests.lm_cases import GOLDEN, GUIDED, WHOLE, request_of, run_of, write_checkpoint
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "lm"
-GUIDED = json.loads((GOLDEN / "cfg" / "goldens.json").read_text(encoding="utf-8"))["cases"]
-WHOLE = json.loads((GOLDEN / "cfg" / "end_to_end.json").read_text(encoding="utf-8"))["cases"]
 ENDLESS = Rules(begins_with_codes=True, fewest_codes=3000, most_codes=3000)
 OPTIONS = EngineOptions(backend="torch", dtype="float32", max_model_len=4096, genres=GOLDEN / "genres_vocab.txt")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny-lm"
-    shutil.copytree(GOLDEN / "cfg" / "model", folder)
-    shutil.copytree(GOLDEN / "tokenizer", folder, dirs_exist_ok=True)
-    return folder
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-lm")
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +44,6 @@ def backend(engine: LmEngine) -> TorchBackend:
     return engine._backend
 
 
-def run_of(case: dict[str, Any], scale: float | None = None) -> Run:
-    target = case["target_codes"]
-    rules = Rules(begins_with_codes=True, fewest_codes=target or 0, most_codes=target)
-    guided = case["scale"] if scale is None else scale
-    decoding = Decoding(rules, Sampling(temperature=0.0), guided, 0)
-    prompts = tuple(case["ids_cond"]), tuple(case["ids_uncond"]) if guided > 1 else None
-    return Run(*prompts, decoding, case.get("max_new_tokens") or target + 1)
-
-
 @pytest.mark.parametrize("case", GUIDED, ids=lambda case: case["id"])
 async def test_a_guided_answer_is_transformers_own_token_for_token(backend: TorchBackend, case: dict[str, Any]) -> None:
     assert await backend.generate(run_of(case), lambda: None) == case["guided_ids"]
@@ -71,31 +54,11 @@ async def test_without_guidance_it_is_the_conditional_answer(backend: TorchBacke
     assert await backend.generate(run_of(case, scale=1.0), lambda: None) == case["cond_only_ids"]
 
 
-# e2e-1 counts codes to a length that its metadata is not told of; here a length given is given to both
-@pytest.mark.parametrize("case", [c for c in WHOLE if c["id"] != "e2e-1"], ids=lambda case: case["id"])
+@pytest.mark.parametrize("case", WHOLE, ids=lambda case: case["id"])
 async def test_a_whole_plan_is_the_references(engine: LmEngine, case: dict[str, Any]) -> None:
-    inputs, metadata = case["inputs"], case["result"]["metadata"]
-    given = inputs["user_metadata"]
+    metadata = case["result"]["metadata"]
 
-    (plan,) = await engine.plan(
-        MusicRequest(
-            model="any",
-            prompt=inputs["caption"],
-            lyrics=inputs["lyrics"],
-            audio_duration=inputs["target_duration"],
-            bpm=given.get("bpm"),
-            key_scale=given.get("keyscale"),
-            time_signature=given.get("timesignature"),
-            thinking=inputs["infer_type"] == "llm_dit",
-            lm_cfg_scale=inputs["cfg_scale"],
-            lm_negative_prompt=inputs["negative_prompt"],
-            lm_temperature=inputs["temperature"],
-            use_cot_caption=inputs["use_cot_caption"],
-            use_cot_language=inputs["use_cot_language"],
-            lm_backend="pt",
-            seeds=(7,),
-        )
-    )
+    (plan,) = await engine.plan(request_of(case, lm_backend="pt"))
 
     assert plan.codes == tuple(map(int, re.findall(r"\d+", case["result"]["audio_codes"])))
     assert (plan.metas.bpm, plan.metas.key_scale) == (metadata["bpm"], metadata["keyscale"])
