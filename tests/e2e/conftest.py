@@ -20,6 +20,18 @@ import pytest
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
+# every field that the LM could change is given, so that only the DiT's seed decides
+SETTLED: dict[str, Any] = {
+    "lyrics": "[verse]\nHello world",
+    "bpm": 120,
+    "key_scale": "C major",
+    "time_signature": "4",
+    "use_cot_caption": False,
+    "use_cot_language": False,
+    "use_random_seed": False,
+    "audio_format": "wav",
+    "batch_size": 1,
+}
 SECOND_LM = "acestep-5Hz-lm-1.7B"
 START_WITHIN_S = 240
 STOP_WITHIN_S = 60

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from models.source_audio import AudioLimits, examine
+from tests.e2e.conftest import SETTLED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,19 +20,6 @@ if TYPE_CHECKING:
     from tests.e2e.conftest import Client, Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-
-# every field that the LM could change is given, so that only the DiT's seed decides
-SETTLED = {
-    "lyrics": "[verse]\nHello world",
-    "bpm": 120,
-    "key_scale": "C major",
-    "time_signature": "4",
-    "use_cot_caption": False,
-    "use_cot_language": False,
-    "use_random_seed": False,
-    "audio_format": "wav",
-    "batch_size": 1,
-}
 
 
 def samples_of(data: bytes) -> NDArray[np.float64]:

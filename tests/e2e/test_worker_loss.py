@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.e2e.conftest import SETTLED
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Client, Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-ASKED: dict[str, Any] = {
+ASKED = SETTLED | {
     "prompt": "calm piano",
     "lyrics": "la",
-    "bpm": 120,
-    "key_scale": "C major",
-    "time_signature": "4",
-    "use_cot_caption": False,
-    "use_cot_language": False,
-    "use_random_seed": False,
     "seed": 4,
     "audio_duration": 60,
     "inference_steps": 20,
-    "batch_size": 1,
-    "audio_format": "wav",
 }
 
 
