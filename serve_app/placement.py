@@ -60,7 +60,7 @@ def _own_faults(one: DeploymentSchema) -> Iterator[str]:
 def _device_faults(deployments: Sequence[DeploymentSchema], settings: AppSettings) -> Iterator[str]:
     """Ray shows a replica only those GPUs that it asked for."""
     listed = {one.name: one for one in deployments}
-    for name in models_of(settings):
+    for name in settings.models:
         gpus = gpus_of(listed[name]) if name in listed else 0.0
         if settings.device == "cuda" and not gpus:
             yield f"deployment {name} has no num_gpus, so it sees no GPU, and args.device is cuda"
@@ -70,16 +70,11 @@ def _device_faults(deployments: Sequence[DeploymentSchema], settings: AppSetting
 
 def _batch_faults(deployments: Sequence[DeploymentSchema], settings: AppSettings) -> Iterator[str]:
     listed = {one.name: one for one in deployments}
-    songs = {lm.deployment: lm.songs for lm in settings.lm} | {f"dit-{dit.model}": dit.songs for dit in settings.dit}
+    songs = {lm.deployment: lm.songs for lm in settings.lm} | {dit.deployment: dit.songs for dit in settings.dit}
     for name, together in songs.items():
         ongoing = _number(listed[name].max_ongoing_requests if name in listed else None, ONGOING_UNLESS_SET)
         if ongoing < together:
             yield f"deployment {name}: max_ongoing_requests {ongoing:g} never fills a batch of {together} songs"
-
-
-def models_of(settings: AppSettings) -> tuple[str, ...]:
-    """Deployments that hold a model."""
-    return (*(lm.deployment for lm in settings.lm), *(f"dit-{dit.model}" for dit in settings.dit), "vae")
 
 
 def fits(shares: Sequence[float], gpus: int) -> bool:
