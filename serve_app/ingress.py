@@ -25,7 +25,8 @@ from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import Job, Stats
 from serve_app.jobs.store import JobStore, QueueLimits
-from serve_app.settings import AppSettings, read_api_keys
+from serve_app.keys import Keyring
+from serve_app.settings import AppSettings, keyring_of
 
 
 def catalogue_of(settings: AppSettings) -> Catalogue:
@@ -49,9 +50,10 @@ def catalogue_of(settings: AppSettings) -> Catalogue:
 class FrontDesk:
     """The desk of one ingress replica, over the shared store."""
 
-    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
+    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any], keyring: Keyring | None = None) -> None:
         self.catalogue = catalogue_of(settings)
         self._settings = settings
+        self._keyring = keyring or Keyring()
         self._conductor = conductor
         self._artifacts = LocalArtifacts(settings.audio_folder)
         self._intake = Intake(LocalUploads(settings.uploads_folder), self._artifacts)
@@ -65,11 +67,12 @@ class FrontDesk:
         )
         is_closing = asyncio.Event()
         sweeping = asyncio.create_task(self._intake.keep_swept(self._store.known, is_closing))
+        refreshing = asyncio.create_task(self._keyring.keep_fresh(is_closing))
         try:
             yield
         finally:
             is_closing.set()
-            await sweeping
+            await asyncio.gather(sweeping, refreshing)
             await self._store.close()
 
     @property
@@ -84,7 +87,7 @@ class FrontDesk:
         await self._check(request)
         await self._intake.take(request, attached)
         try:
-            job = await self.store.submit(request, owner, id_=id_)
+            job = await self.store.submit(request, owner, id_=id_, at_most=self._keyring.max_jobs_of(owner))
         except AceError:  # refused; after any other error it may be stored, and the sweep will tell
             await self._intake.drop(request)
             raise
@@ -128,7 +131,8 @@ class Ingress:
 
     def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
         self._settings = settings
-        self._desk = FrontDesk(settings, conductor)
+        self._keyring = keyring_of(settings.api)
+        self._desk = FrontDesk(settings, conductor, self._keyring)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         @asynccontextmanager
@@ -138,7 +142,7 @@ class Ingress:
 
         api = self._settings.api
         limits = (api.max_body_mib * 2**20, api.max_upload_mib * 2**20)
-        options = EdgeOptions(read_api_keys(api), api.cors_origins, *limits)
+        options = EdgeOptions(self._keyring, api.cors_origins, *limits)
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
         app.add_api_route("/readyz", tell_readiness, response_model=None)
