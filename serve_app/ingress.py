@@ -26,6 +26,9 @@ from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import Job, Stats
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.keys import Keyring
+from serve_app.listening import is_loopback, listening_host, refuse_open
+from serve_app.logs import log_with_serve
+from serve_app.middleware import BodyLimits
 from serve_app.settings import AppSettings, keyring_of
 
 
@@ -130,8 +133,11 @@ class Ingress:
     """The replica: a FastAPI application built where it runs, so that nothing of it has to be pickled."""
 
     def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
+        log_with_serve()
         self._settings = settings
         self._keyring = keyring_of(settings.api)
+        self._host = listening_host()
+        refuse_open(self._host, settings.api)
         self._desk = FrontDesk(settings, conductor, self._keyring)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -141,8 +147,8 @@ class Ingress:
                 yield
 
         api = self._settings.api
-        limits = (api.max_body_mib * 2**20, api.max_upload_mib * 2**20)
-        options = EdgeOptions(self._keyring, api.cors_origins, *limits)
+        body = BodyLimits(api.max_body_mib * 2**20, api.max_upload_mib * 2**20, api.max_bodies_mib * 2**20)
+        options = EdgeOptions(self._keyring, api.cors_origins, is_loopback(self._host), body, tells_request_id=False)
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
         app.add_api_route("/readyz", tell_readiness, response_model=None)

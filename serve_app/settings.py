@@ -86,8 +86,9 @@ class ApiSettings(Settings):
     keys_from: str = "ACESTEP_API_KEY"
     keys_file: Path | None = None  # keys with names, scopes and limits; read again when it changes
     allow_open: bool = False  # to listen beyond this machine without a key
-    cors_origins: tuple[str, ...] = ()  # besides pages of this machine
+    cors_origins: tuple[str, ...] = ()  # without a key and on loopback, pages of this machine as well
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
+    max_bodies_mib: Annotated[int, Field(ge=1)] = 512  # of all requests at a time, in each replica of the ingress
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
 
 

@@ -21,6 +21,7 @@ from serve_app.dialects.desk import Attachments, Catalogue, Desk
 from serve_app.dialects.downloads import send_track
 from serve_app.dialects.parameters import BY_NAME, Given, openapi_body
 from serve_app.dialects.replies import envelope
+from serve_app.dialects.strict_json import BadJson, read_json
 from serve_app.jobs.job import Job, Status
 
 SONGS_UNLESS_GIVEN = 2
@@ -310,8 +311,8 @@ def read_task_ids(value: Any) -> list[str]:
     """A list, JSON of one in a string, ids separated by commas, or one id."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError:
+            value = read_json(value)
+        except BadJson:
             value = value.split(",")
     if isinstance(value, str):
         value = [value]

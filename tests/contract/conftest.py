@@ -16,6 +16,7 @@ from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import with_audio
 from serve_app.jobs.job import Job, Stats, Status
 from serve_app.keys import Keyring
+from serve_app.middleware import BodyLimits
 
 TURBO, BASE = "acestep-v15-turbo", "acestep-v15-base"
 CATALOGUE = Catalogue(
@@ -112,6 +113,8 @@ def connect(desk: FakeDesk) -> Connect:
 
     def connect(keys: Sequence[str] = (), **options: object) -> httpx.AsyncClient:
         options.setdefault("keyring", Keyring(keys))
+        sizes = {name: options.pop(name) for name in ("max_bytes", "max_upload_bytes") if name in options}
+        options.setdefault("body", BodyLimits(**sizes))  # type: ignore[arg-type]  # likewise
         api = build_api(as_desk, EdgeOptions(**options))  # type: ignore[arg-type]  # a test's shorthand
         transport = httpx.ASGITransport(api, raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url="http://server")
