@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 FORGETS_EVERY_S = 60.0
 SWEEPS_EVERY_S = 3600.0
+EVENTS_LAST_S = 24 * 3600.0  # for who comes back to watch a job
 SETTLED_AFTER_S = 3600.0  # by then a file has a job, or it is none's
 
 
@@ -39,6 +40,7 @@ class Keeper:
 
     async def forget(self) -> None:
         """Deletes jobs beyond their time or room, and next their files. What a crash leaves between is swept up."""
+        await self._store.forget_events(EVENTS_LAST_S)
         jobs_h, tracks_gib = self._retention.jobs_h, self._retention.tracks_gib
         if jobs_h is not None:
             await self._forget(lambda: self._store.forget(jobs_h * 3600))

@@ -21,7 +21,7 @@ FORGETTING_LOCK = 0x0ACE57EA  # of PostgreSQL's advisory locks, which are number
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """How many jobs are no more, and the files that nobody names any more: the caller deletes them next."""
+    """How many jobs are no more, and the files they leave, tracks and what these were made from, to be deleted next."""
 
     jobs: int = 0
     files: tuple[str, ...] = ()
@@ -35,12 +35,11 @@ async def note(change: Change, number: int, made: Iterable[Track]) -> None:
 
 
 async def forget(change: Change, rows: Sequence[Row[Any]]) -> Forgotten:
-    """Deletes locked jobs that have ended. A track that another job has made as well stays."""
+    """Deletes locked jobs that have ended."""
     await change.delete(rows)
     theirs = delete(tracks).where(tracks.c.job.in_([row.number for row in rows])).returning(tracks.c.ref)
-    refs = set(await change.connection.scalars(theirs))
-    refs -= await known(change.connection, list(refs))
-    return Forgotten(len(rows), tuple(sorted(refs.union(*map(_made_from, rows)))))
+    made = await change.connection.scalars(theirs)
+    return Forgotten(len(rows), (*made, *(ref for row in rows for ref in _made_from(row))))
 
 
 async def forget_oldest(change: Change, most_bytes: int, at_most: int) -> Forgotten:
@@ -75,7 +74,7 @@ async def _is_alone(connection: AsyncConnection) -> bool:
     return bool(await connection.scalar(select(func.pg_try_advisory_xact_lock(FORGETTING_LOCK))))
 
 
-def _made_from(row: Row[Any]) -> set[str]:
+def _made_from(row: Row[Any]) -> list[str]:
     """Read without judging it: a request of an older version has to go as well."""
     request = json.loads(row.request)
-    return {ref for name in ("src_audio", "reference_audio") if (ref := request.get(name))}
+    return [ref for name in ("src_audio", "reference_audio") if (ref := request.get(name))]

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 
 READ_AT_ONCE = 500
 
@@ -18,11 +18,9 @@ def upgrade() -> None:
         sa.Column("ref", sa.String(64), primary_key=True),
         sa.Column("size", sa.BigInteger, nullable=False),
     )
-    op.create_index("tracks_by_ref", "tracks", ["ref", "size"])
-    last, page = (
-        0,
-        sa.text("SELECT number, made FROM jobs WHERE made IS NOT NULL AND number > :last ORDER BY number LIMIT :most"),
-    )
+    op.create_index("tracks_by_ref", "tracks", ["ref"])
+    some = "SELECT number, made FROM jobs WHERE made IS NOT NULL AND number > :last ORDER BY number LIMIT :most"
+    page, last = sa.text(some), 0
     while rows := op.get_bind().execute(page, {"last": last, "most": READ_AT_ONCE}).all():
         last = rows[-1].number
         made = [(row.number, track) for row in rows for track in json.loads(row.made)["tracks"]]

@@ -112,7 +112,7 @@ def test_what_somebody_else_put_there_is_not_listed(artifacts: LocalArtifacts, t
 def test_a_place_that_is_no_folder_is_told(tmp_path: Path) -> None:
     blocked = tmp_path / "data"
     blocked.write_text("a file where the folder should be")
-    with pytest.raises(StorageFailed, match="data: .*File exists") as caught:
+    with pytest.raises(StorageFailed, match=r"data: .*File exists") as caught:
         LocalArtifacts(blocked).save("mp3", b"x")
     assert "(storage_unavailable)" in caught.value.public_message
     assert str(tmp_path) not in caught.value.public_message
@@ -135,7 +135,13 @@ async def sent():
     for _ in range(40):
         yield bytes(100_000)
 
-for fill in (lambda: artifacts.save("mp3", bytes(4_000_000)), lambda: asyncio.run(Intake(artifacts).upload(sent(), ""))):
+def save():
+    artifacts.save("mp3", bytes(4_000_000))
+
+def upload():
+    asyncio.run(Intake(artifacts).upload(sent(), ""))
+
+for fill in (save, upload):
     try:
         fill()
     except StorageFailed as error:
