@@ -20,12 +20,12 @@ def build_app(settings: AppSettings) -> Application:
 
     Serve reads the annotation at run time to validate the arguments, so it must not become a string.
     Shares of CPU and GPU, replica counts and queue lengths are set by deployment name in the config file.
-    Raises CheckpointError when a checkpoint is absent, BadDatabase or ScatteredAudio when several hosts would
-    keep jobs or audio of their own.
+    Raises CheckpointError when a checkpoint is absent, BadDatabase or BadStorage when several hosts would keep
+    jobs or audio of their own.
     """
     hosts = count_hosts()
     database.refuse_scattered(settings.database_url, hosts)
-    place.refuse_scattered(settings, hosts)
+    place.check_place(settings, hosts)
     prepare(settings)
     return graph(settings)
 

@@ -62,8 +62,8 @@ class Intake:
             info, _ = await self._receive(ref, attached)
             return info
         kept_as = upload_of(attached, owner) if UPLOAD_ID.fullmatch(attached) else attached
-        is_ours = Kind.of(kept_as) in (Kind.TRACK, Kind.UPLOAD)
-        if not is_ours or not await asyncio.to_thread(self._artifacts.copy, kept_as, ref):
+        is_id = kept_as != attached or Kind.of(attached) is Kind.TRACK
+        if not is_id or not await asyncio.to_thread(self._artifacts.copy, kept_as, ref):
             raise InvalidRequest(f"no finished track of this server is called {attached!r}, and no upload of this key")
         async with beside_the_loop(self._artifacts.fetched(ref)) as path:
             return await self._examine(path)

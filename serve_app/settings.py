@@ -102,7 +102,7 @@ def _is_url(value: str) -> str:
     """The prefix may be left out."""
     if not re.fullmatch(r"(s3|gs|az)://[^/?#@\s]+(/[^?#\s]*)?", value):
         raise ValueError(
-            f"{value!r} is no object store; write s3://BUCKET/PREFIX, gs://... or az://ACCOUNT/CONTAINER/..."
+            f"{value!r} is no object store; write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
         )
     return value
 

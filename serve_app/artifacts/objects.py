@@ -26,7 +26,7 @@ RETRIES: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)
 
 
 def open_store(url: str, retries: RetryConfig = RETRIES) -> ObjectStore:
-    """Of `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://ACCOUNT/CONTAINER/PREFIX`. Credentials, region and
+    """Of `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`. Credentials, region and
     endpoint are the environment's, by the names each provider gives them, or those of the machine's role."""
     # a slow listener may take long over a file, but a store that says nothing for so long is gone
     client: ClientConfig = {

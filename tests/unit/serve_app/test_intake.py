@@ -181,7 +181,7 @@ async def test_audio_may_be_sent_ahead_and_named_by_its_owner_only(desk: FrontDe
     for name in (f"{job.id}.source", f"{job.id}.reference"):
         assert (uploads / name).read_bytes() == wav(3.0, channels=1)
     for owner in ("bert", ""):
-        with pytest.raises(InvalidRequest, match="source audio: .*no upload of this key"):
+        with pytest.raises(InvalidRequest, match=r"source audio: .*no upload of this key"):
             await desk.submit(cover(), owner, Attachments(upload.id))
     assert len(files_in(uploads)) == 3
 

@@ -5,13 +5,13 @@ from pydantic import ValidationError
 
 from serve_app.artifacts.local import LocalArtifacts
 from serve_app.artifacts.objects import ObjectArtifacts
-from serve_app.artifacts.place import ScatteredAudio, artifacts_of, refuse_scattered
+from serve_app.artifacts.place import BadStorage, artifacts_of, check_place
 from serve_app.settings import AppSettings
 
 
-@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/songs/new", "gs://bucket/songs", "az://account/songs"])
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/songs/new", "gs://bucket/songs", "az://container/songs"])
 def test_audio_is_in_an_object_store_where_the_settings_name_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "anna")
     assert isinstance(artifacts_of(AppSettings(artifacts=url)), ObjectArtifacts)
 
 
@@ -30,9 +30,14 @@ def test_what_is_no_object_store_is_refused_with_what_is_allowed(url: str) -> No
         AppSettings(artifacts=url)
 
 
+def test_an_object_store_that_the_environment_does_not_tell_enough_of_is_refused_at_once() -> None:
+    with pytest.raises(BadStorage, match=r"az://container/songs cannot be used .*Account must be specified$"):
+        check_place(AppSettings(artifacts="az://container/songs"), 1)
+
+
 def test_a_folder_of_one_host_is_refused_where_there_are_several() -> None:
-    with pytest.raises(ScatteredAudio, match=r"has 3 hosts; set `artifacts: s3://.*`data_is_shared: true`"):
-        refuse_scattered(AppSettings(), 3)
-    refuse_scattered(AppSettings(), 1)
-    refuse_scattered(AppSettings(data_is_shared=True), 3)
-    refuse_scattered(AppSettings(artifacts="s3://bucket/songs"), 3)
+    with pytest.raises(BadStorage, match=r"has 3 hosts; set `artifacts: s3://.*`data_is_shared: true`"):
+        check_place(AppSettings(), 3)
+    check_place(AppSettings(), 1)
+    check_place(AppSettings(data_is_shared=True), 3)
+    check_place(AppSettings(artifacts="s3://bucket/songs"), 3)
