@@ -134,4 +134,4 @@ async def test_a_job_whose_track_cannot_be_kept_fails_and_says_so_without_a_path
         await asyncio.sleep(0.01)
     assert (seen.status, seen.error_code) == (Status.FAILED, "storage_unavailable")
     assert seen.error_message == StorageFailed("").public_message
-    assert [path for path in (house.folder / "data").rglob("*.mp3")] == []
+    assert list((house.folder / "data").rglob("*.mp3")) == []
