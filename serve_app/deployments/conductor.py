@@ -13,8 +13,8 @@ from models.errors import EngineError
 from models.pipeline import Stages
 from serve_app.artifacts.place import artifacts_of
 from serve_app.conductor import Conductor, Pace
-from serve_app.deployments.logs import log_with_serve
 from serve_app.jobs.store import JobStore, QueueLimits
+from serve_app.logs import log_with_serve
 from serve_app.remote import RemoteDit, RemoteLms, RemoteVae
 from serve_app.retention import Keeper
 from serve_app.settings import AppSettings
