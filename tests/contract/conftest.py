@@ -11,6 +11,7 @@ import pytest
 from models.checkpoints import check_request, variant_named
 from models.errors import InvalidAudio, Overloaded, UnknownModel
 from models.music import MusicRequest
+from serve_app.artifacts.face import StorageFailed
 from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard, Upload
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import with_audio
@@ -52,6 +53,7 @@ class FakeDesk:
     becomes: Callable[[Job], Job] | None = None  # what a job is that was waited for
     is_full: bool = False
     is_broken: bool = False
+    storage_is_full: bool = False
 
     async def submit(
         self,
@@ -71,6 +73,8 @@ class FakeDesk:
         request = with_audio(request, attached, f"job-{len(self.jobs)}")
         if self.is_broken:
             raise RuntimeError("the password is swordfish")
+        if self.storage_is_full:
+            raise StorageFailed("could not store 9 bytes in /srv/data: No space left on device")
         if self.is_full:
             raise Overloaded("Server busy: queue is full")
         if request.model not in [card.name for card in self.catalogue.models]:
