@@ -19,6 +19,8 @@ from models.errors import AceError, Overloaded, RequestError
 from serve_app.dialects import release_task
 from serve_app.dialects.access import Access, Unauthorized
 from serve_app.dialects.desk import Desk
+from serve_app.dialects.openrouter.routes import routes as openrouter_routes
+from serve_app.dialects.openrouter.speech import routes as speech_routes
 from serve_app.dialects.replies import refusal
 
 log = logging.getLogger(__name__)
@@ -29,17 +31,24 @@ LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 @dataclass(frozen=True, slots=True)
 class EdgeOptions:
-    """`cors_origins` are allowed besides pages of this machine and files opened in a browser."""
+    """`cors_origins` are allowed besides pages of this machine and files opened in a browser.
+
+    `generation_timeout_s`: how long a caller waits in the request itself, before the job is withdrawn.
+    """
 
     keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 64 * 2**20
     max_upload_bytes: int = 256 * 2**20  # of a body with files, which does not stay in memory
+    generation_timeout_s: float = 600.0
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
     app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
-    app.include_router(release_task.routes(desk, Access(options.keys)))
+    access = Access(options.keys)
+    app.include_router(release_task.routes(desk, access))
+    app.include_router(openrouter_routes(desk, access, options.generation_timeout_s))
+    app.include_router(speech_routes(desk, access, options.generation_timeout_s))
     app.add_middleware(LimitBody, max_bytes=options.max_body_bytes, max_upload_bytes=options.max_upload_bytes)
     app.add_middleware(
         CORSMiddleware,

@@ -137,7 +137,7 @@ class Ingress:
                 yield
 
         api = self._settings.api
-        limits = (api.max_body_mib * 2**20, api.max_upload_mib * 2**20)
+        limits = (api.max_body_mib * 2**20, api.max_upload_mib * 2**20, api.generation_timeout_s)
         options = EdgeOptions(read_api_keys(api), api.cors_origins, *limits)
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)

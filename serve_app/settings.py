@@ -86,6 +86,7 @@ class ApiSettings(Settings):
     cors_origins: tuple[str, ...] = ()  # besides pages of this machine
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
+    generation_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # of those who wait in the request: chat, speech
 
 
 def _listed(value: object) -> object:

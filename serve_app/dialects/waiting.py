@@ -17,7 +17,8 @@ from fastapi.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from models.errors import DeadlineExceeded, RequestError
-from serve_app.dialects.desk import Desk
+from models.music import Made, Track
+from serve_app.dialects.desk import Desk, TrackFile
 from serve_app.jobs.job import Job, Status
 
 TIMED_OUT = "Generation timeout"
@@ -66,6 +67,20 @@ def verdict(job: Job) -> tuple[int, str]:
     if job.status is Status.CANCELLED:
         return 409, message
     return 400 if job.error_code in _faults_of_callers() else 500, message
+
+
+def made_of(job: Job) -> Made:
+    """What came of a job that succeeded."""
+    assert job.made is not None
+    return job.made
+
+
+async def open_made(desk: Desk, track: Track) -> TrackFile:
+    """Raises HTTPException where the file was deleted meanwhile."""
+    file = await desk.open_track(track.ref)
+    if file is None:
+        raise HTTPException(500, "the audio was deleted before it could be sent", DO_NOT_RETRY)
+    return file
 
 
 class ClosedStream(EventSourceResponse):

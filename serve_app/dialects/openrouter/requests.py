@@ -56,7 +56,11 @@ class Message(Body):
     content: str | list[Any] = Field("", description="Text, or parts of type text or input_audio (base64).")
 
 
-Seeds = Annotated[list[int], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)]
+def _without_commas(value: Any) -> Any:
+    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Seeds = Annotated[list[int], BeforeValidator(_without_commas)]
 
 
 class StreamOptions(Body):
@@ -64,7 +68,9 @@ class StreamOptions(Body):
 
 
 class ChatBody(Body):
-    model: str = Field("", description="A DiT, with or without a provider before a slash; this server's first unless given.")
+    model: str = Field(
+        "", description="A DiT, with or without a provider before a slash; this server's first unless given."
+    )
     messages: list[Message] = Field(description="The last one of the user counts.")
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -138,10 +144,29 @@ def to_request(fields: Mapping[str, Any], catalogue: Catalogue) -> Asked:
     )
 
 
+def openapi_body(body: type[BaseModel]) -> dict[str, Any]:
+    """For routes that read it themselves, so that its faults are told in their own words."""
+    schema = body.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def whole(node: Any) -> Any:
+        if isinstance(node, list):
+            return [whole(one) for one in node]
+        if not isinstance(node, dict):
+            return node
+        own = {key: whole(value) for key, value in node.items() if key != "$ref"}
+        return whole(parts[node["$ref"].rpartition("/")[2]]) | own if "$ref" in node else own
+
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": whole(schema)}}}}
+
+
 def told(error: ValidationError, names: Mapping[str, str] | None = None) -> str:
     """A sentence a fault, by the names that the caller knows; no value, since one may be a whole file."""
-    faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors(include_input=False)]
-    return "; ".join(f"{(names or {}).get(name, name)}: {message}".removeprefix(": ") for name, message in faults)
+    faults = []
+    for fault in error.errors(include_input=False):
+        field, *inner = map(str, fault["loc"] or ("",))
+        faults.append(f"{'.'.join([(names or {}).get(field, field), *inner])}: {fault['msg']}".removeprefix(": "))
+    return "; ".join(faults)
 
 
 NAMES = {
@@ -271,7 +296,7 @@ def _codes(given: str | list[str], songs: int) -> tuple[tuple[int, ...], ...]:
     texts = given if isinstance(given, list) else [given] * songs
     if not any(texts):
         return ()
-    read = tuple(tuple(int(code) for code in CODE.findall(text)) for text in texts)
+    read = tuple(tuple(int(code[:9]) for code in CODE.findall(text)) for text in texts)
     if len(read) != songs or not all(read) or max(map(max, read)) > MAX_AUDIO_CODE:
         raise InvalidRequest(
             f"audio_codes: {len(read)} texts for {songs} songs; allowed is one for all or one for each, written "
