@@ -19,6 +19,7 @@ from models.errors import AceError, Overloaded, RequestError
 from serve_app.dialects import release_task
 from serve_app.dialects.access import Access, Unauthorized
 from serve_app.dialects.desk import Desk
+from serve_app.dialects.openrouter.errors import OpenAiErrors
 from serve_app.dialects.openrouter.routes import routes as openrouter_routes
 from serve_app.dialects.openrouter.speech import routes as speech_routes
 from serve_app.dialects.replies import refusal
@@ -50,6 +51,7 @@ def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None
     app.include_router(openrouter_routes(desk, access, options.generation_timeout_s))
     app.include_router(speech_routes(desk, access, options.generation_timeout_s))
     app.add_middleware(LimitBody, max_bytes=options.max_body_bytes, max_upload_bytes=options.max_upload_bytes)
+    app.add_middleware(OpenAiErrors)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=options.cors_origins,

@@ -109,4 +109,5 @@ async def _cancel_unless_ended(desk: Desk, job: Job) -> None:
 
 def _faults_of_callers() -> set[str]:
     """Error codes."""
-    return {error.code for error in (RequestError, *RequestError.__subclasses__())}
+    errors: tuple[type[RequestError], ...] = (RequestError, *RequestError.__subclasses__())
+    return {error.code for error in errors}

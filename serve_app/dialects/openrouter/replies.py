@@ -21,7 +21,7 @@ def completion(job: Job, made: Made, asked: Asked, audio_urls: Sequence[str]) ->
     return {
         **_head(job, asked, "chat.completion"),
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": usage_of(made),
+        "usage": usage_of(job, made),
         **({"warnings": warnings} if warnings else {}),
     }
 
@@ -38,7 +38,7 @@ def progress_chunk(job: Job, asked: Asked) -> dict[str, Any]:
 
 
 def usage_chunk(job: Job, made: Made, asked: Asked) -> dict[str, Any]:
-    return {**_head(job, asked, "chat.completion.chunk"), "choices": [], "usage": usage_of(made)}
+    return {**_head(job, asked, "chat.completion.chunk"), "choices": [], "usage": usage_of(job, made)}
 
 
 def audio(urls: Sequence[str]) -> list[dict[str, Any]]:
@@ -59,9 +59,9 @@ def codes_of(made: Made) -> list[str]:
     return codes if any(codes) else []
 
 
-def usage_of(made: Made) -> dict[str, Any]:
+def usage_of(job: Job, made: Made) -> dict[str, Any]:
     """The LM's tokens that became music; its reading and its words are not counted."""
-    tokens = sum(len(plan.codes) for plan in made.plans)
+    tokens = 0 if job.request.audio_codes else sum(len(plan.codes) for plan in made.plans)
     details = {"completion_tokens_details": {"audio_tokens": tokens}}
     return {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens, **details}
 
