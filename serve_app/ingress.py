@@ -27,6 +27,7 @@ from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Term
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.jobs.watching import Watch
 from serve_app.settings import AppSettings, read_api_keys
+from serve_app.webhooks import WebhookGate
 
 
 def catalogue_of(settings: AppSettings) -> Catalogue:
@@ -56,6 +57,7 @@ class FrontDesk:
         self._conductor = conductor
         self._artifacts = LocalArtifacts(settings.audio_folder)
         self._intake = Intake(LocalUploads(settings.uploads_folder), self._artifacts)
+        self._webhooks = WebhookGate(settings.webhooks)
         self._store: JobStore | None = None
         self._watch: Watch | None = None
 
@@ -91,6 +93,8 @@ class FrontDesk:
     ) -> Job:
         id_ = str(uuid.uuid4())
         request = with_audio(request, attached, id_)
+        if terms.webhook is not None:
+            self._webhooks.check(terms.webhook)
         await self._check(request)
         await self._intake.take(request, attached)
         try:

@@ -89,6 +89,15 @@ class ApiSettings(Settings):
     generation_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # of those who wait in the request: chat, speech
 
 
+class WebhookSettings(Settings):
+    """Callers are told of their jobs' ends where the variable `secret_from` holds a secret to sign with: `whsec_` and
+    base64 of 24 to 64 bytes. Several are separated by commas, and all of them sign."""
+
+    secret_from: str = "ACESTEP_WEBHOOK_SECRET"
+    http_hosts: tuple[str, ...] = ()  # may be called without TLS
+    allow_private_networks: bool = False  # and this host
+
+
 def _listed(value: object) -> object:
     """One LM may stand without a list; nothing is no LM."""
     return [] if value is None else [value] if isinstance(value, dict) else value
@@ -110,6 +119,7 @@ class AppSettings(Settings):
     queue: QueueSettings = QueueSettings()
     conductor: ConductorSettings = ConductorSettings()
     api: ApiSettings = ApiSettings()
+    webhooks: WebhookSettings = WebhookSettings()
 
     @model_validator(mode="after")
     def _names_each_model_once(self) -> AppSettings:

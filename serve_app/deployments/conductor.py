@@ -16,6 +16,7 @@ from serve_app.deployments.logs import log_with_serve
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.remote import RemoteDit, RemoteLms, RemoteVae
 from serve_app.settings import AppSettings
+from serve_app.webhooks import delivering
 
 
 class ConductorReplica:
@@ -62,6 +63,7 @@ class ConductorReplica:
         worker = serve.get_replica_context().replica_tag
         self._conductor = Conductor(worker, store, self._stages, Pace(self._settings.conductor.jobs, queue.lease_s))
         try:
-            await self._conductor.work()
+            async with delivering(self._settings.webhooks, store.deliveries):
+                await self._conductor.work()
         finally:
             await store.close()
