@@ -25,6 +25,7 @@ WITHIN_S = 20.0  # all of it, also where an answer comes drop by drop
 RESOLVERS = 8  # threads: a name server that does not answer holds up nothing else
 
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+UNIQUE_LOCAL = ipaddress.ip_network("fc00::/7")
 OF_IPV4 = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::ffff:0:0/96")))  # NAT64's, and mapped ones
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -52,8 +53,8 @@ class Rules:
             parsed = httpx.URL(url)
         except (httpx.InvalidURL, ValueError) as error:
             raise ForbiddenAddress(f"{url!r} is no URL: {error}") from None
-        if not parsed.host or parsed.userinfo:
-            raise ForbiddenAddress(f"{parsed!r}: allowed is https://HOST/PATH, without a user and a password")
+        if not parsed.host or parsed.userinfo or not 0 < (parsed.port or 443) < 2**16:
+            raise ForbiddenAddress(f"{parsed!r}: allowed is https://HOST:PORT/PATH, without a user and a password")
         if parsed.scheme != "https" and not (parsed.scheme == "http" and parsed.host in self.http_hosts):
             raise ForbiddenAddress(
                 f"{url!r}: allowed is https" + "".join(f", http to {host}" for host in self.http_hosts)
@@ -160,5 +161,7 @@ def _is_public(address: Address) -> bool:
 
 def _is_private(address: Address) -> bool:
     """Of a private network, or this host's own; link-local ones are not, where clouds keep their machines' secrets."""
-    is_special = address.is_link_local or address.is_multicast or address.is_unspecified
-    return address.is_private and not is_special and (address.is_loopback or not address.is_reserved)
+    if isinstance(address, ipaddress.IPv6Address):
+        return address.is_loopback or address in UNIQUE_LOCAL
+    is_special = address.is_link_local or address.is_unspecified or address.is_reserved
+    return address.is_private and not is_special
