@@ -20,14 +20,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.errors import EngineError, Overloaded, RequestError
 from models.music import Made, MusicRequest
-from serve_app.jobs import queries
+from serve_app.jobs import forgetting, queries
 from serve_app.jobs.change import Change
 from serve_app.jobs.database import ONLY_READS, open_database, to_its_end
 from serve_app.jobs.deliveries import Deliveries
+from serve_app.jobs.forgetting import ASKED_AT_ONCE, Forgotten
 from serve_app.jobs.job import DEFAULT_TERMS, Idempotency, Job, JobEvent, Priority, Stats, Status, Terms
 from serve_app.jobs.schema import events, jobs, now
 
-ASKED_AT_ONCE = 500  # ids in one statement
 FIRST_GUESS_S = 5.0  # of a job's run time, before any has run
 
 
@@ -87,9 +87,15 @@ class JobStore:
 
     @to_its_end
     async def submit(
-        self, request: MusicRequest, owner: str, terms: Terms = DEFAULT_TERMS, id_: str | None = None
+        self,
+        request: MusicRequest,
+        owner: str,
+        terms: Terms = DEFAULT_TERMS,
+        id_: str | None = None,
+        at_most: int | None = None,
     ) -> Job:
-        """The new job, or the one the terms say is as good. `id_`: a UUID that a new one is to have.
+        """The new job, or the one the terms say is as good. `id_`: a UUID that a new one is to have. `at_most`: how
+        many of this owner may wait, if not what holds for all.
 
         Raises Overloaded when there is no room for it, and IdempotencyConflict; both store nothing.
         """
@@ -117,7 +123,7 @@ class JobStore:
             if number is None:
                 assert once is not None
                 return await _known_by(change.connection, owner, once)
-            self._admit(await change.count(), owner)
+            self._admit(await change.count(), owner, at_most or self._limits.jobs_per_owner)
             return _job((await change.connection.execute(queries.job_by_number(), {"number": number})).one())
 
     @to_its_end
@@ -207,6 +213,7 @@ class JobStore:
         """Raises LeaseLost."""
         async with self._held(job) as (change, row):
             await change.move(row, Status.SUCCEEDED, made=made.model_dump_json(), progress=1.0)
+            await forgetting.note(change, row.number, made.tracks)
 
     @to_its_end
     async def fail(self, job: Job, code: str, message: str) -> None:
@@ -243,13 +250,33 @@ class JobStore:
         return None
 
     @to_its_end
-    async def forget(self, age_s: float, at_most: int = 500) -> tuple[str, ...]:
-        """Deletes jobs that ended so long ago; the files of their tracks, for the caller to delete next."""
+    async def forget(self, age_s: float, at_most: int = 500) -> Forgotten:
+        """Deletes jobs that ended so long ago."""
         async with Change.begin(self._engine) as change:
             rows = await change.locked(queries.state_of_ended(), age_s=age_s, at_most=at_most)
-            await change.delete(rows)
-        made = [Made.model_validate_json(row.made) for row in rows if row.made is not None]
-        return tuple(track.ref for each in made for track in each.tracks)
+            return await forgetting.forget(change, rows)
+
+    @to_its_end
+    async def forget_oldest(self, most_bytes: int, at_most: int = 500) -> Forgotten:
+        """Deletes jobs, those that succeeded first, until all tracks together take no more than that."""
+        async with self._reading.connect() as connection:
+            if await forgetting.total_bytes(connection) <= most_bytes:
+                return Forgotten()
+        async with Change.begin(self._engine) as change:
+            return await forgetting.forget_oldest(change, most_bytes, at_most)
+
+    @to_its_end
+    async def known_tracks(self, refs: Sequence[str]) -> set[str]:
+        """Those of the ids that are tracks' of jobs, whoever owns them."""
+        async with self._reading.connect() as connection:
+            return await forgetting.known(connection, refs)
+
+    @to_its_end
+    async def running_since(self) -> float | None:
+        """When the job that runs longest was claimed; what it has made so far is no job's yet."""
+        async with self._reading.connect() as connection:
+            since: float | None = await connection.scalar(queries.first_start())
+            return since
 
     @to_its_end
     async def forget_events(self, age_s: float) -> None:
@@ -299,11 +326,10 @@ class JobStore:
             raise _lost(job)
         return bool(row.cancel_requested)
 
-    def _admit(self, counts: Mapping[tuple[str, str], int], owner: str) -> None:
+    def _admit(self, counts: Mapping[tuple[str, str], int], owner: str, of_one: int | None) -> None:
         """Raises Overloaded; `counts` include the new job."""
         if counts["status", Status.QUEUED] > self._limits.jobs:
             raise Overloaded("Server busy: queue is full")
-        of_one = self._limits.jobs_per_owner
         if of_one is not None and counts["owner", owner] > of_one:
             raise Overloaded(f"Server busy: {of_one} jobs of this key are waiting, as many as may")
 

@@ -14,6 +14,7 @@ import pytest
 from httpx_sse import connect_sse
 
 from serve_app.edge import EdgeOptions
+from serve_app.keys import Keyring
 from tests.contract.conftest import CONTENT, TURBO
 from tests.contract.studio import Studio, serving
 
@@ -149,7 +150,7 @@ def test_a_mistake_is_a_bad_request(client: openai.OpenAI) -> None:
 
 
 def test_a_wrong_key_is_an_authentication_error(serve: Serve) -> None:
-    url = serve(keys=("right",))
+    url = serve(keyring=Keyring(["right"]))
     with connect(url, "wrong") as client, pytest.raises(openai.AuthenticationError, match="Invalid API key"):
         client.chat.completions.create(**ASK)
     with connect(url, "right") as client:

@@ -232,7 +232,7 @@ async def test_a_body_that_is_no_object_is_refused(client: httpx.AsyncClient, co
 
 
 async def test_a_refusal_before_the_route_is_told_to_openais_clients_too(connect: Connect) -> None:
-    async with connect(max_body_bytes=10) as client:
+    async with connect(max_bytes=10) as client:
         large = await client.post("/v1/chat/completions", json={"messages": said("jazz")})
         wrong = await client.get("/v1/chat/completions")
     assert (large.status_code, large.json()["error"]["message"]) == (413, "the request body is larger than 10 bytes")

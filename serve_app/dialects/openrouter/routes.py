@@ -12,8 +12,8 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
 from models.music import Made
-from serve_app.dialects.access import Access
-from serve_app.dialects.bodies import read_json
+from serve_app.dialects.access import Access, Scope
+from serve_app.dialects.bodies import read_object
 from serve_app.dialects.catalogue_list import listed_models
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.openrouter.inline_audio import Marks
@@ -39,8 +39,8 @@ def routes(desk: Desk, access: Access, timeout_s: float) -> APIRouter:
     @router.post("/v1/chat/completions", response_model=None, openapi_extra=openapi_body(ChatBody))
     async def chat_completions(request: Request) -> Response:
         """Makes music and answers with it, in one piece or, with `stream`, as server-sent events."""
-        owner = access.owner_by_header(request)
-        asked = to_request(await read_json(request), desk.catalogue)
+        owner = access.owner_by_header(request, Scope.GENERATE)
+        asked = to_request(await read_object(request), desk.catalogue)
         job = await desk.submit(asked.request, owner, asked.attached, Terms(deadline_s=timeout_s))
         if asked.streams:
             return ClosedStream(_streamed(desk, job, asked, timeout_s))
@@ -52,7 +52,7 @@ def routes(desk: Desk, access: Access, timeout_s: float) -> APIRouter:
     @router.get("/api/v1/models")
     async def models(request: Request) -> dict[str, Any]:
         """What this server runs, its default first."""
-        access.owner_by_header(request)
+        access.owner_by_header(request, Scope.READ)
         return listed_models(desk.catalogue)
 
     return router

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError
 
 from models.errors import InvalidRequest
 from models.music import MAX_SEED, AudioFormat, MusicRequest
-from serve_app.dialects.access import Access
-from serve_app.dialects.bodies import read_json
+from serve_app.dialects.access import Access, Scope
+from serve_app.dialects.bodies import read_object
 from serve_app.dialects.desk import Catalogue, Desk
 from serve_app.dialects.openrouter.requests import Body, openapi_body, told
 from serve_app.dialects.waiting import attend, made_of, open_made
@@ -96,8 +96,8 @@ def routes(desk: Desk, access: Access, timeout_s: float) -> APIRouter:
     @router.post("/v1/audio/speech", response_model=None, openapi_extra=openapi_body(SpeechBody))
     async def speech(request: Request) -> Response:
         """Makes one song and answers with its file."""
-        owner = access.owner_by_header(request)
-        asked, warnings = to_request(await read_json(request), desk.catalogue)
+        owner = access.owner_by_header(request, Scope.GENERATE)
+        asked, warnings = to_request(await read_object(request), desk.catalogue)
         job = await desk.submit(asked, owner, terms=Terms(deadline_s=timeout_s))
         made = made_of(await attend(desk, request, job, timeout_s))
         file = await open_made(desk, made.tracks[0])

@@ -52,8 +52,9 @@ async def here(host: str, port: int) -> list[str]:
 
 @asynccontextmanager
 async def courier(store: JobStore, *secrets: str, **pace: Any) -> AsyncIterator[asyncio.Task[None]]:
-    pace = {"retry_after_s": AT_ONCE, "look_every_s": 0.01} | pace
-    courier = Courier(store.deliveries, Signer(secrets or (SECRET,)), Outbound(RULES, here), **pace)
+    pace.setdefault("retry_after_s", AT_ONCE)
+    outbound = Outbound(RULES, here)
+    courier = Courier(store.deliveries, Signer(secrets or (SECRET,)), outbound, look_every_s=0.01, **pace)
     work = asyncio.create_task(courier.work())
     yield work
     courier.close()
