@@ -26,7 +26,7 @@ from serve_app.settings import WebhookSettings
 log = logging.getLogger(__name__)
 
 MINUTE, HOUR = 60.0, 3600.0
-RETRY_AFTER_S = (5.0, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 10 * HOUR)  # each with a fifth of chance
+RETRY_AFTER_S = (5.0, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 10 * HOUR)  # each a tenth more or less
 LEASE_S = 3 * WITHIN_S
 LOOK_EVERY_S = 1.0
 AT_ONCE = 32
