@@ -55,18 +55,15 @@ class Crowd:
         for thread in self._threads:
             thread.start()
 
-    def leave(self) -> bool:
-        """Asks for no more, and whether everything accepted came to an end."""
+    def leave(self) -> None:
+        """Once everything that was accepted came to an end."""
         self._is_leaving.set()
         try:
-            wait_until(lambda: not self.unfinished(), "every job ended")
-        except AssertionError:
-            return False
+            wait_until(lambda: not self.unfinished(), "every caller is told of an end")
         finally:
             self._is_gone.set()
             for thread in self._threads:
                 thread.join()
-        return True
 
     def unfinished(self) -> list[Asked]:
         return [asked for asked in list(self.asked.values()) if asked.ended_at is None]

@@ -1,4 +1,4 @@
-"""What holds after any fault: an accepted job ended exactly once, with the song it would have been without the fault."""
+"""What holds after any fault: an accepted job ended exactly once, with the song it would have been without it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from serve_app.jobs.schema import jobs
 from tests.chaos.crowd import SONGS, Asked, song
 from tests.e2e.conftest import Client
 
-RETRY = "trying again in"  # what a conductor logs when a stage was lost
-
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -29,6 +27,7 @@ class Kept:
     id: str
     number: int
     status: Status
+    worker: str | None
     attempt: int
     error_code: str | None
     files: tuple[str, ...]
@@ -44,7 +43,10 @@ def kept_jobs(url: str, after: int = 0) -> list[Kept]:
                 rows = (await connection.execute(select(jobs).where(jobs.c.number > after))).all()
         finally:
             await engine.dispose()
-        return [Kept(row.id, row.number, Status(row.status), row.attempt, row.error_code, _files(row)) for row in rows]
+        return [
+            Kept(row.id, row.number, Status(row.status), row.worker, row.attempt, row.error_code, _files(row))
+            for row in rows
+        ]
 
     return asyncio.run(read())
 
@@ -67,7 +69,7 @@ def sha256(content: bytes) -> str:
 
 
 def check_ends(asked: dict[str, Asked], kept: list[Kept]) -> None:
-    """Exactly one final state each, the one its caller was told; also for jobs whose acceptance never reached anybody."""
+    """Exactly one final state each, the one its caller was told; of jobs whose caller was never answered as well."""
     by_id = {job.id: job for job in kept}
     assert [id_ for id_ in asked if id_ not in by_id] == [], "accepted, and lost"
     assert [job for job in kept if job.status is not Status.SUCCEEDED] == []
@@ -90,7 +92,7 @@ def check_songs(address: str, asked: dict[str, Asked], reference: dict[int, str]
 
 
 def check_files(audio: Path, kept: list[Kept], retried: int, reference: dict[int, str]) -> None:
-    """Every file is a whole song. Those that no job names were made by a try that was lost, and nobody is told of them."""
+    """Every file is a whole song. Those that no job names are of tries that were lost, and nobody is told of them."""
     there = {path.name: path for path in audio.glob("*/[!.]*")}
     named = {file for job in kept for file in job.files}
     assert named - there.keys() == set()

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
+from ray._private.node import Node as RayNode
+from ray.cluster_utils import Cluster as RayCluster
 
 from tests.e2e.conftest import PROJECT, Server, title_of
 from tests.postgres import Postgres
 
 LEASE_S = 6.0
+WORKERS = 2
 WITHIN_S = 300.0  # for whatever comes back by itself; a replica needs a minute on a busy machine
 PARTS = ("ray::ServeReplica:", "ray::ServeController", "ray::ProxyActor")
 
@@ -69,9 +71,13 @@ class Lone(Server):
         names = (title[0].partition(".")[0] for title in titles if title)
         return Counter(name for name in names if name.startswith(PARTS))
 
-    def settle(self, parts: Counter[str]) -> None:
-        """Waits until the server is whole again."""
-        wait_until(lambda: self.parts() == parts and self.is_ready(), f"{parts}, seen {self.parts()}")
+    def start(self) -> None:
+        super().start()
+        self._whole = self.parts()
+
+    def settle(self) -> None:
+        """Waits until the server is as whole as it was when it started."""
+        wait_until(lambda: self.parts() == self._whole and self.is_ready(), f"the server with {dict(self._whole)}")
 
     def die(self) -> None:
         """A power cut, as far as processes can tell."""
@@ -81,8 +87,8 @@ class Lone(Server):
 
 
 class Cluster(Lone):
-    """A head without work and two workers, each a Ray node of its own on this machine; jobs in PostgreSQL, and Ray's own
-    tables on disk (fault tolerance of its GCS)."""
+    """A head without work and two workers, each a Ray node of its own on this machine. Jobs in PostgreSQL; Ray's own
+    tables on disk, which is what lets its GCS come back."""
 
     def __init__(self, folder: Path, tiny: Path, postgres: Postgres) -> None:
         self.postgres = postgres
@@ -97,27 +103,48 @@ class Cluster(Lone):
         return self.postgres.url
 
     def command(self) -> list[str]:
-        run = [sys.executable, "-m", "ray.serve.scripts", "run", "--address", self._ray.address, str(self.scenario)]
-        return run
+        return [sys.executable, "-m", "ray.serve.scripts", "run", "--address", self._ray.address, str(self.scenario)]
 
     def start(self) -> None:
-        from ray.cluster_utils import Cluster as RayCluster
-
-        self._environment = {"ACESTEP_DATABASE_URL": self.database, "PYTHONPATH": str(PROJECT)}
-        tables = self.folder / "gcs"
-        tables.mkdir()
-        stored = {"gcs_storage": "rocksdb", "gcs_storage_path": str(tables)}
-        self._ray = RayCluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "_system_config": stored, "env_vars": self._environment},
-        )
-        for _ in range(2):
-            self.add_node()
+        stored = {"gcs_storage": "rocksdb", "gcs_storage_path": str(self.folder)}
+        self._ray: Any = RayCluster()  # Ray has no types for it
+        self._add_node(num_cpus=0, _system_config=stored)
+        for _ in range(WORKERS):
+            self._add_node(num_cpus=2)
         super().start()
-
-    def add_node(self) -> None:
-        self._ray.add_node(num_cpus=2, env_vars=self._environment)
 
     def stop(self) -> None:
         super().stop()
         self._ray.shutdown()
+
+    def family(self) -> list[psutil.Process]:
+        return [process for node in self._ray.list_all_nodes() for process in family_of(node)]
+
+    def lose_node(self, title: str) -> None:
+        """kill -9 of every process of the node where one calls itself so; another node takes its place."""
+        node = next(
+            node
+            for node in self._ray.worker_nodes
+            if any(title_of(process).startswith(title) for process in family_of(node))
+        )
+        kill_at_once(family_of(node))
+        self._ray.remove_node(node, allow_graceful=False)
+        self._add_node(num_cpus=2)
+
+    @contextmanager
+    def without_gcs(self) -> Iterator[None]:
+        self._ray.head_node.kill_gcs_server()
+        try:
+            yield
+        finally:
+            self._ray.head_node.start_gcs_server()
+
+    def _add_node(self, **options: Any) -> None:
+        environment = {"ACESTEP_DATABASE_URL": self.database, "PYTHONPATH": str(PROJECT)}
+        self._ray.add_node(env_vars=environment, **options)
+
+
+def family_of(node: RayNode) -> list[psutil.Process]:
+    """A node's processes, and those below them."""
+    own = [info.process.pid for infos in node.all_processes.values() for info in infos]
+    return [process for pid in own for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
