@@ -55,7 +55,8 @@ def stop_a_conductor(server: Lone) -> None:
 
 
 def stopped_at_work(server: Lone) -> tuple[psutil.Process, str]:
-    """A conductor halted while it holds a job, and the job's id."""
+    """A conductor halted while it holds a job, and the job's id. It does not hold SQLite's lock: whoever is halted with
+    that halts everybody, until Serve misses its answers and ends it."""
     found: list[tuple[psutil.Process, str]] = []
 
     def halt_one() -> bool:
@@ -64,8 +65,9 @@ def stopped_at_work(server: Lone) -> tuple[psutil.Process, str]:
             logs = [file.path for file in conductor.open_files()]  # called after the replica
             running = [job for job in kept_jobs(server.database) if job.status is Status.RUNNING]
             found.extend((conductor, job.id) for job in running if any(f"_{job.worker}.log" in log for log in logs))
-            if found:
+            if found and server.takes_writes():
                 return True
+            found.clear()
             os.kill(conductor.pid, signal.SIGCONT)
         return False
 

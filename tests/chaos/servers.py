@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ class Lone(Server):
     @property
     def audio(self) -> Path:
         return self.folder / "data" / "audio"
+
+    def takes_writes(self) -> bool:
+        with closing(sqlite3.connect(self.folder / "data" / "jobs.db", timeout=1)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.rollback()
+        return True
 
     def parts(self) -> Counter[str]:
         """How many processes there are of each replica, controller and proxy."""
