@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -23,9 +23,14 @@ from serve_app.artifacts import LocalArtifacts, LocalUploads
 from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, TrackFile
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import Intake, with_audio
-from serve_app.jobs.job import Job, Stats
+from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import JobStore, QueueLimits
-from serve_app.settings import AppSettings, read_api_keys
+from serve_app.jobs.watching import Watch
+from serve_app.keys import Keyring
+from serve_app.listening import is_loopback, listening_host, refuse_open
+from serve_app.logs import log_with_serve
+from serve_app.middleware import BodyLimits
+from serve_app.settings import AppSettings, keyring_of
 
 
 def catalogue_of(settings: AppSettings) -> Catalogue:
@@ -49,13 +54,15 @@ def catalogue_of(settings: AppSettings) -> Catalogue:
 class FrontDesk:
     """The desk of one ingress replica, over the shared store."""
 
-    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
+    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any], keyring: Keyring | None = None) -> None:
         self.catalogue = catalogue_of(settings)
         self._settings = settings
+        self._keyring = keyring or Keyring()
         self._conductor = conductor
         self._artifacts = LocalArtifacts(settings.audio_folder)
         self._intake = Intake(LocalUploads(settings.uploads_folder), self._artifacts)
         self._store: JobStore | None = None
+        self._watch: Watch | None = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -63,13 +70,16 @@ class FrontDesk:
         self._store = await JobStore.open(
             self._settings.database_url, QueueLimits(queue.max_jobs, queue.max_attempts, queue.max_jobs_per_key)
         )
+        self._watch = Watch(self._store)
         is_closing = asyncio.Event()
         sweeping = asyncio.create_task(self._intake.keep_swept(self._store.known, is_closing))
+        refreshing = asyncio.create_task(self._keyring.keep_fresh(is_closing))
         try:
             yield
         finally:
             is_closing.set()
-            await sweeping
+            await self._watch.close()
+            await asyncio.gather(sweeping, refreshing)
             await self._store.close()
 
     @property
@@ -78,22 +88,50 @@ class FrontDesk:
             raise RuntimeError("the desk is not open")
         return self._store
 
-    async def submit(self, request: MusicRequest, owner: str, attached: Attachments = NOTHING_ATTACHED) -> Job:
+    async def submit(
+        self,
+        request: MusicRequest,
+        owner: str,
+        attached: Attachments = NOTHING_ATTACHED,
+        terms: Terms = DEFAULT_TERMS,
+    ) -> Job:
         id_ = str(uuid.uuid4())
         request = with_audio(request, attached, id_)
         await self._check(request)
         await self._intake.take(request, attached)
         try:
-            job = await self.store.submit(request, owner, id_=id_)
+            job = await self.store.submit(request, owner, terms, id_, self._keyring.max_jobs_of(owner))
         except AceError:  # refused; after any other error it may be stored, and the sweep will tell
             await self._intake.drop(request)
             raise
+        if job.id != id_:
+            await self._intake.drop(request)
+            return job
         with suppress(RayServeException):  # the job is stored; a conductor that cannot be told finds it by looking
             self._conductor.nudge.remote()
         return job
 
     async def look_up(self, ids: Sequence[str], owner: str) -> list[Job | None]:
         return await self.store.get(ids, owner)
+
+    async def list_jobs(
+        self, owner: str, statuses: Collection[Status] = (), before: int | None = None, at_most: int = 50
+    ) -> list[Job]:
+        return await self.store.list_jobs(owner, statuses, before, at_most)
+
+    async def watch(self, id_: str, owner: str, after: int = 0) -> AsyncIterator[JobEvent]:
+        if self._watch is None:
+            raise RuntimeError("the desk is not open")
+        async for event in self._watch.events(id_, owner, after):
+            yield event
+
+    async def wait(self, id_: str, owner: str, within_s: float) -> Job | None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                async for _ in self.watch(id_, owner):
+                    pass
+        (job,) = await self.store.get([id_], owner)
+        return job
 
     async def cancel(self, id_: str, owner: str) -> Job | None:
         return await self.store.cancel(id_, owner)
@@ -127,8 +165,12 @@ class Ingress:
     """The replica: a FastAPI application built where it runs, so that nothing of it has to be pickled."""
 
     def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
+        log_with_serve()
         self._settings = settings
-        self._desk = FrontDesk(settings, conductor)
+        self._keyring = keyring_of(settings.api)
+        self._host = listening_host()
+        refuse_open(self._host, settings.api)
+        self._desk = FrontDesk(settings, conductor, self._keyring)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         @asynccontextmanager
@@ -137,8 +179,8 @@ class Ingress:
                 yield
 
         api = self._settings.api
-        limits = (api.max_body_mib * 2**20, api.max_upload_mib * 2**20)
-        options = EdgeOptions(read_api_keys(api), api.cors_origins, *limits)
+        body = BodyLimits(api.max_body_mib * 2**20, api.max_upload_mib * 2**20, api.max_bodies_mib * 2**20)
+        options = EdgeOptions(self._keyring, api.cors_origins, is_loopback(self._host), body, tells_request_id=False)
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
         app.add_api_route("/readyz", tell_readiness, response_model=None)
