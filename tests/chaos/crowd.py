@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,10 @@ from tests.chaos.servers import WITHIN_S, wait_until
 from tests.e2e.conftest import SETTLED
 
 SONGS = 6
-PACE_S = 0.4
-UNFINISHED_AT_MOST = 10
+PACE_S = 0.2
+UNFINISHED_AT_MOST = 8
+BUSY = 5  # jobs under way
+AWAY = (404, 429, *range(500, 600))  # 404: a proxy that was not told yet whom it is to ask
 PATIENCE_S = 20.0  # with one request; then it is sent again
 
 
@@ -49,21 +52,22 @@ class Crowd:
         self._address = address
         self._is_leaving = threading.Event()
         self._is_gone = threading.Event()
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._ask, self._poll)]
+        self._asking = threading.Thread(target=self._ask, daemon=True)
+        self._polling = threading.Thread(target=self._poll, daemon=True)
 
     def come(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._asking.start()
+        self._polling.start()
 
     def leave(self) -> None:
         """Once everything that was accepted came to an end."""
         self._is_leaving.set()
+        self._asking.join()
         try:
-            wait_until(lambda: not self.unfinished(), "every caller is told of an end")
+            self._wait(lambda: not self.unfinished(), "every caller is told of an end")
         finally:
             self._is_gone.set()
-            for thread in self._threads:
-                thread.join()
+            self._polling.join()
 
     def unfinished(self) -> list[Asked]:
         return [asked for asked in list(self.asked.values()) if asked.ended_at is None]
@@ -73,9 +77,9 @@ class Crowd:
 
         def is_busy() -> bool:
             waiting = self.unfinished()
-            return len(waiting) > 2 and any(stage in asked.entry.get("progress_text", "") for asked in waiting)
+            return len(waiting) >= BUSY and any(stage in asked.entry.get("progress_text", "") for asked in waiting)
 
-        self._wait(is_busy, f"three jobs under way, one at {stage!r}")
+        self._wait(is_busy, f"{BUSY} jobs under way, one at {stage!r}")
 
     def wait_for_songs(self, since: float, songs: int = 3) -> float:
         """Until so many songs were asked for and made since then; when the first of them was."""
@@ -86,12 +90,13 @@ class Crowd:
         asked = list(self.asked.values())
         return [one.ended_at for one in asked if one.is_made and one.accepted_at > since and one.ended_at is not None]
 
-    def _wait(self, is_so: Any, what: str) -> None:
-        def is_so_or_broken() -> bool:
-            assert all(thread.is_alive() for thread in self._threads), "a caller gave up"
-            return bool(is_so())
+    def _wait(self, is_so: Callable[[], bool], what: str) -> None:
+        def is_so_while_they_stay() -> bool:
+            assert self._polling.is_alive(), "whoever polls gave up"
+            assert self._asking.is_alive() or self._is_leaving.is_set(), "whoever asks gave up"
+            return is_so()
 
-        wait_until(is_so_or_broken, what, WITHIN_S)
+        wait_until(is_so_while_they_stay, what, WITHIN_S)
 
     def _ask(self) -> None:
         number = 0
@@ -116,12 +121,12 @@ class Crowd:
 
 
 def _sent(http: httpx.Client, path: str, body: dict[str, Any]) -> Any:
-    """The answer's data; `None` where the server is away or overloaded, for the caller to try again."""
+    """The answer's data; `None` where the server is away, for the caller to try again."""
     try:
         reply = http.post(path, json=body)
     except httpx.TransportError:
         return None
-    if reply.status_code == 429 or reply.status_code >= 500:
+    if reply.status_code in AWAY:
         return None
     assert reply.status_code == 200, reply.text
     return reply.json()["data"]

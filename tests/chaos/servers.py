@@ -60,7 +60,8 @@ class Lone(Server):
 
     @property
     def database(self) -> str:
-        return f"sqlite:///{self.folder / 'data' / 'jobs.db'}"
+        """As SQLAlchemy's asyncio drivers want it."""
+        return f"sqlite+aiosqlite:///{self.folder / 'data' / 'jobs.db'}"
 
     @property
     def audio(self) -> Path:
@@ -110,7 +111,7 @@ class Cluster(Lone):
 
     @property
     def database(self) -> str:
-        return self.postgres.url
+        return self.postgres.url.replace("postgresql://", "postgresql+asyncpg://")
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "ray.serve.scripts", "run", "--address", self._ray.address, str(self.scenario)]
@@ -150,7 +151,7 @@ class Cluster(Lone):
             self._ray.head_node.start_gcs_server()
 
     def _add_node(self, **options: Any) -> None:
-        environment = {"ACESTEP_DATABASE_URL": self.database, "PYTHONPATH": str(PROJECT)}
+        environment = {"ACESTEP_DATABASE_URL": self.postgres.url, "PYTHONPATH": str(PROJECT)}
         self._ray.add_node(env_vars=environment, **options)
 
 
