@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import Scope
 
 from models.errors import Overloaded, RequestError
 from serve_app.dialects import release_task
@@ -20,8 +22,10 @@ from serve_app.dialects.desk import Desk
 from serve_app.dialects.replies import refusal
 from serve_app.keys import Keyring
 from serve_app.middleware import AnswerFaults, BodyLimits, CheckHead, LimitBody, NameRequests
+from serve_app.openapi import complete
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+LONGEST_COMPLAINT = 2000  # characters; it may quote what was sent
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -38,18 +42,19 @@ class EdgeOptions:
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
-    app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
+    app = FastAPIOffline(redoc_url=None, title="ACE-Step server", version="1.0", lifespan=lifespan)
     app.include_router(release_task.routes(desk, Access(options.keyring)))
     _add_middleware(app, options)
     _add_refusals(app, desk)
+    complete(app)
     return app
 
 
 def _add_middleware(app: FastAPI, options: EdgeOptions) -> None:
     """From the inside to the outside."""
-    app.add_middleware(AnswerFaults)
-    app.add_middleware(LimitBody, limits=options.body)
-    app.add_middleware(CheckHead, keyring=options.keyring)
+    app.add_middleware(AnswerFaults, refuse=_refuse)
+    app.add_middleware(LimitBody, refuse=_refuse, limits=options.body)
+    app.add_middleware(CheckHead, refuse=_refuse, keyring=options.keyring)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=options.cors_origins,
@@ -74,6 +79,11 @@ def _add_refusals(app: FastAPI, desk: Desk) -> None:
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
 
 
+def _refuse(_: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """What is refused before a dialect is asked."""
+    return refusal(status, detail, headers)
+
+
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:
     return refusal(401, str(error), {"WWW-Authenticate": "Bearer"})
 
@@ -83,7 +93,7 @@ async def _refuse_forbidden(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _refuse_request(_: Request, error: Exception) -> JSONResponse:
-    return refusal(400, str(error))
+    return refusal(400, str(error)[:LONGEST_COMPLAINT])
 
 
 async def _refuse_http(_: Request, error: Exception) -> JSONResponse:
