@@ -37,9 +37,7 @@ def count_hosts() -> int:
 
 def graph(settings: AppSettings) -> Application:
     lms = {lm.deployment: serve.deployment(name=lm.deployment)(LmReplica).bind(settings, lm) for lm in settings.lm}
-    dits = {
-        dit.model: serve.deployment(name=f"dit-{dit.model}")(DitReplica).bind(settings, dit) for dit in settings.dit
-    }
+    dits = {dit.model: serve.deployment(name=dit.deployment)(DitReplica).bind(settings, dit) for dit in settings.dit}
     vae = serve.deployment(name="vae")(VaeReplica).bind(settings)
     conductor = serve.deployment(name="conductor")(ConductorReplica).bind(settings, lms, dits, vae)
     return serve.deployment(name="ingress")(serve.ingress()(Ingress)).bind(settings, conductor)
