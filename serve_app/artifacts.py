@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -79,13 +80,15 @@ class LocalArtifacts:
         return ref
 
     async def open(self, ref: str) -> StoredFile | None:
-        """`None` for an id that is none, or whose file is gone."""
+        """`None` for an id that is none, or whose file is gone, or has become a link."""
         if REF.fullmatch(ref) is None:
             return None
         path = self._path(ref)
         try:
             told = await asyncio.to_thread(path.stat, follow_symlinks=False)
         except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(told.st_mode):
             return None
         return StoredFile(ref, path, told.st_size, told.st_mtime)
 
