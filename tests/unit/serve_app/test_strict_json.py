@@ -44,8 +44,10 @@ def test_plain_json_is_read_as_it_is(value: object) -> None:
         ('["x", {"y": ["\\udfff"]}]', "half"),
         (b'"\xed\xa0\x80"', "half"),
         ("[" * 33 + "1" + "]" * 33, "nested"),
-        ("[" * 100_000 + "]" * 100_000, "nested"),
-        ('{"a":' * 100_000, "nested"),
+        ("[" * 50_000 + "]" * 50_000, "nested"),
+        ('{"a":' * 50_000, "nested"),
+        ("[" + "1," * 100_000 + "1]", "100000 values"),
+        (b"[" * 100_001, "100000 values"),
     ],
     ids=lambda value: repr(value)[:30],
 )
