@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Scope
 
 from models.errors import Overloaded, RequestError
+from serve_app.artifacts.face import StorageFailed
 from serve_app.dialects import release_task
 from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
 from serve_app.dialects.desk import Desk
@@ -24,8 +26,11 @@ from serve_app.keys import Keyring
 from serve_app.middleware import AnswerFaults, BodyLimits, CheckHead, LimitBody, NameRequests
 from serve_app.openapi import complete
 
+log = logging.getLogger(__name__)
+
+STORAGE_RETRY_AFTER_S = 60  # a guess: until somebody made room, or the store is back
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-LONGEST_COMPLAINT = 2000  # characters; it may quote what was sent
+LONGEST_COMPLAINT = 2000  # characters
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -72,6 +77,7 @@ def _add_refusals(app: FastAPI, desk: Desk) -> None:
         return refusal(429, str(error), {"Retry-After": str(retry_after_s)})
 
     app.add_exception_handler(Overloaded, refuse_overloaded)
+    app.add_exception_handler(StorageFailed, _refuse_storage)
     app.add_exception_handler(Unauthorized, _refuse_unauthorized)
     app.add_exception_handler(Forbidden, _refuse_forbidden)
     app.add_exception_handler(RequestError, _refuse_request)
@@ -84,6 +90,12 @@ def _refuse(_: Scope, status: int, detail: str, headers: Mapping[str, str] | Non
     return refusal(status, detail, headers)
 
 
+async def _refuse_storage(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, StorageFailed)
+    log.error("audio could not be stored or read: %s", error)
+    return refusal(503, error.public_message, {"Retry-After": str(STORAGE_RETRY_AFTER_S)})
+
+
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:
     return refusal(401, str(error), {"WWW-Authenticate": "Bearer"})
 
@@ -93,7 +105,13 @@ async def _refuse_forbidden(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _refuse_request(_: Request, error: Exception) -> JSONResponse:
-    return refusal(400, str(error)[:LONGEST_COMPLAINT])
+    return refusal(400, _shortened(str(error)))
+
+
+def _shortened(complaint: str) -> str:
+    """It may quote all that was sent, and says at its end what is allowed."""
+    half = LONGEST_COMPLAINT // 2
+    return complaint if len(complaint) <= LONGEST_COMPLAINT else f"{complaint[:half]}…{complaint[-half:]}"
 
 
 async def _refuse_http(_: Request, error: Exception) -> JSONResponse:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from serve_app.artifacts import LocalArtifacts
+from serve_app.artifacts.local import LocalArtifacts
 from serve_app.edge import EdgeOptions, build_api
 from tests.contract.conftest import FakeDesk
 
@@ -80,7 +80,7 @@ def app(tmp_path: Path) -> ASGIApp:
     for name in ("aa", f"bb/{FOLDER}"):
         (audio / name).mkdir(parents=True)
     (audio / "aa" / LINK).symlink_to(tmp_path / "secret.mp3")
-    return build_api(FolderDesk(folder=audio), EdgeOptions())
+    return build_api(FolderDesk(folder=tmp_path), EdgeOptions())
 
 
 async def asked(app: ASGIApp, method: str, path: str, query: bytes = b"", body: bytes = b"") -> tuple[int, bytes]:
