@@ -39,4 +39,4 @@ def graph(settings: AppSettings) -> Application:
     }
     vae = serve.deployment(name="vae")(VaeReplica).bind(settings)
     conductor = serve.deployment(name="conductor")(ConductorReplica).bind(settings, lms, dits, vae)
-    return serve.deployment(name="ingress")(serve.ingress()(Ingress)).bind(settings, conductor)
+    return serve.deployment(name="ingress")(serve.ingress()(Ingress)).bind(settings, conductor, lms)

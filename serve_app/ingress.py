@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -16,8 +16,8 @@ from ray.serve.handle import DeploymentHandle
 
 from models.audio import check_encoding
 from models.checkpoints import adapter_named, check_request, variant_named
-from models.errors import AceError, InvalidRequest, UnknownModel
-from models.music import MusicRequest
+from models.errors import AceError, DeadlineExceeded, InvalidRequest, Overloaded, UnknownModel
+from models.music import MusicRequest, SongPlan
 from models.pipeline import needs_lm
 from serve_app.artifacts import LocalArtifacts, LocalUploads
 from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, TrackFile
@@ -25,7 +25,10 @@ from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import Job, Stats
 from serve_app.jobs.store import JobStore, QueueLimits
+from serve_app.remote import RemoteLms
 from serve_app.settings import AppSettings, read_api_keys
+
+ASKED_AT_ONCE = 8  # of the LM, without a job, by one replica
 
 
 def catalogue_of(settings: AppSettings) -> Catalogue:
@@ -49,10 +52,14 @@ def catalogue_of(settings: AppSettings) -> Catalogue:
 class FrontDesk:
     """The desk of one ingress replica, over the shared store."""
 
-    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
+    def __init__(
+        self, settings: AppSettings, conductor: DeploymentHandle[Any], lms: Mapping[str, DeploymentHandle[Any]]
+    ) -> None:
         self.catalogue = catalogue_of(settings)
         self._settings = settings
         self._conductor = conductor
+        self._lms = RemoteLms(settings, lms)
+        self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._artifacts = LocalArtifacts(settings.audio_folder)
         self._intake = Intake(LocalUploads(settings.uploads_folder), self._artifacts)
         self._store: JobStore | None = None
@@ -98,6 +105,17 @@ class FrontDesk:
     async def cancel(self, id_: str, owner: str) -> Job | None:
         return await self.store.cancel(id_, owner)
 
+    async def describe(self, request: MusicRequest) -> SongPlan:
+        self._check_models(request)
+        if self._asking.locked():
+            raise Overloaded(f"Server busy: the LM is being asked {ASKED_AT_ONCE} things at once, as many as may")
+        timeout_s = self._settings.api.lm_timeout_s
+        async with self._asking:
+            try:
+                return await asyncio.wait_for(self._lms.describe(request), timeout_s)
+            except TimeoutError:
+                raise DeadlineExceeded(f"the LM gave no answer within {timeout_s:g} s") from None
+
     async def stats(self) -> Stats:
         return await self.store.stats()
 
@@ -109,6 +127,14 @@ class FrontDesk:
 
     async def _check(self, request: MusicRequest) -> None:
         """Raises UnknownModel, UnknownAdapter or InvalidRequest for what this server, as it is set up, cannot make."""
+        self._check_models(request)
+        check_request(request, variant_named(request.model))
+        check_encoding(request.encoding)
+        for lora in request.loras:
+            await asyncio.to_thread(adapter_named, lora.name, self._settings.adapters_folder)
+
+    def _check_models(self, request: MusicRequest) -> None:
+        """Raises UnknownModel or InvalidRequest where this server does not run what the request is for."""
         names = [card.name for card in self.catalogue.models]
         if request.model not in names:
             raise UnknownModel(f"this server does not run model {request.model!r}; it runs {', '.join(names)}")
@@ -117,18 +143,16 @@ class FrontDesk:
             raise UnknownModel(f"this server does not run LM {request.lm_model!r}; it runs {', '.join(lms) or 'none'}")
         if needs_lm(request) and not lms:
             raise InvalidRequest("this server runs no LM, so thinking, sample mode and use_format are not available")
-        check_request(request, variant_named(request.model))
-        check_encoding(request.encoding)
-        for lora in request.loras:
-            await asyncio.to_thread(adapter_named, lora.name, self._settings.adapters_folder)
 
 
 class Ingress:
     """The replica: a FastAPI application built where it runs, so that nothing of it has to be pickled."""
 
-    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
+    def __init__(
+        self, settings: AppSettings, conductor: DeploymentHandle[Any], lms: Mapping[str, DeploymentHandle[Any]]
+    ) -> None:
         self._settings = settings
-        self._desk = FrontDesk(settings, conductor)
+        self._desk = FrontDesk(settings, conductor, lms)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         @asynccontextmanager

@@ -83,6 +83,7 @@ class ApiSettings(Settings):
     """`keys_from`: the environment variable with the API keys, separated by commas; unset or empty means no key."""
 
     keys_from: str = "ACESTEP_API_KEY"
+    lm_timeout_s: Annotated[float, Field(gt=0)] = 60.0  # of what is asked of the LM without a job
     cors_origins: tuple[str, ...] = ()  # besides pages of this machine
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come

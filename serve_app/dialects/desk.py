@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from models.music import MusicRequest
+from models.music import MusicRequest, SongPlan
 from serve_app.jobs.job import Job, Stats
 
 
@@ -83,6 +83,11 @@ class Desk(Protocol):
 
     async def cancel(self, id_: str, owner: str) -> Job | None:
         """The job as it is now; `None` for one that is unknown or somebody else's."""
+        ...
+
+    async def describe(self, request: MusicRequest) -> SongPlan:
+        """Asks the LM at once, without a job: a song of the request's own words and metadata, completed as its
+        `sample_query` and `use_format` ask. Raises RequestError, Overloaded, DeadlineExceeded or EngineError."""
         ...
 
     async def stats(self) -> Stats: ...

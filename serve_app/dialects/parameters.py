@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,9 +221,9 @@ class Given:
     def __contains__(self, name: str) -> bool:
         return next(self._found(BY_NAME[name]), None) is not None
 
-    def unknown(self, also_known: frozenset[str]) -> list[str]:
-        """Names sent that mean nothing here."""
-        known = {name for parameter in PARAMETERS for name in parameter.names} | also_known | {*NESTING, "ai_token"}
+    def unknown(self, also_known: Collection[str] = (), used: Collection[Parameter] = PARAMETERS) -> list[str]:
+        """Names sent that mean nothing where only these parameters are used."""
+        known = {name for parameter in used for name in parameter.names} | {*also_known, *NESTING, "ai_token"}
         return sorted({name for source in self._sources for name in source if name not in known})
 
     def _found(self, parameter: Parameter) -> Iterator[tuple[str, Any]]:
@@ -236,7 +236,7 @@ class Given:
 BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
 
-def openapi_body() -> dict[str, Any]:
+def openapi_body(parameters: Collection[Parameter] = PARAMETERS, *, has_files: bool = False) -> dict[str, Any]:
     """The request body for the API page: every documented name."""
     types: dict[Any, str] = {
         **{text: "string", word: "string", whole: "integer", real: "number", yes_or_no: "boolean"},
@@ -252,7 +252,7 @@ def openapi_body() -> dict[str, Any]:
             ),
             **({} if parameter.default in (None, "", ()) else {"default": parameter.default}),
         }
-        for parameter in PARAMETERS
+        for parameter in parameters
     }
     files = {
         name: {"type": "string", "format": "binary", "description": f"An audio file {use}. Also: {other}."}
@@ -260,6 +260,6 @@ def openapi_body() -> dict[str, Any]:
     }
     content = {
         **{kind: {"schema": {"type": "object", "properties": properties}} for kind in FORMS_WITHOUT_FILES},
-        "multipart/form-data": {"schema": {"type": "object", "properties": properties | files}},
+        "multipart/form-data": {"schema": {"type": "object", "properties": properties | (files if has_files else {})}},
     }
     return {"requestBody": {"required": True, "content": content}}

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from models.checkpoints import check_request, variant_named
-from models.errors import Overloaded, UnknownModel
-from models.music import MusicRequest
+from models.errors import AceError, Overloaded, UnknownModel
+from models.music import Metas, MusicRequest, SongPlan
 from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import with_audio
@@ -23,6 +23,13 @@ CATALOGUE = Catalogue(
         ModelCard(BASE, False, False, variant_named(BASE).tasks, 50, 200),
     ),
     ("acestep-5Hz-lm-0.6B",),
+)
+SONG = SongPlan(
+    caption="Warm jazz trio.",
+    lyrics="[Verse]\nLate night",
+    language="en",
+    metas=Metas(bpm=88, key_scale="D minor", time_signature="4", duration=125.0),
+    lm_model="acestep-5Hz-lm-0.6B",
 )
 CONTENT = bytes(range(256)) * 4
 
@@ -45,6 +52,8 @@ class FakeDesk:
     audio: dict[str, bytes | str] = field(default_factory=dict)  # by its id: a file, or whose id it is
     is_full: bool = False
     is_broken: bool = False
+    asked: list[MusicRequest] = field(default_factory=list)  # of the LM, without a job
+    described: SongPlan | AceError = SONG  # what it answers
 
     async def submit(self, request: MusicRequest, owner: str, attached: Attachments = NOTHING_ATTACHED) -> Job:
         request = with_audio(request, attached, f"job-{len(self.jobs)}")
@@ -85,6 +94,12 @@ class FakeDesk:
     async def cancel(self, id_: str, owner: str) -> Job | None:
         (job,) = await self.look_up([id_], owner)
         return None if job is None else replace(job, status=Status.CANCELLED)
+
+    async def describe(self, request: MusicRequest) -> SongPlan:
+        self.asked.append(request)
+        if isinstance(self.described, AceError):
+            raise self.described
+        return self.described
 
     async def stats(self) -> Stats:
         return Stats(10, 1, 2, 3, 4, 0, 200, 12.3456)

@@ -87,23 +87,27 @@ def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, Atta
     attachments, not_attached = find_attachments(given, fields, has_codes=bool(codes))
     strange = [*given.unknown(AUDIO_FILES), *sorted(fields.files.keys() - AUDIO_FILES)]
     warnings += [*not_retaken, *not_attached, *(f"{name}: not known here, not used" for name in strange)]
+    values = values_of(given, catalogue)
+    if values["audio_format"] in LOSSLESS and values.pop("audio_bitrate", None) is not None:
+        warnings.append(f"audio_bitrate: not used, {values['audio_format']} has none")
+    values |= {"seeds": seeds, "retake_seeds": retake_seeds, "audio_codes": codes}
+    return validated(values), attachments, warnings
+
+
+def values_of(given: Given, catalogue: Catalogue) -> dict[str, Any]:
+    """Of a MusicRequest, all but what there is one of for each song. Raises InvalidRequest."""
     values = {field: given[name] for field, name in TAKEN_OVER.items() if given[name] is not None}
     values |= {field: given[name].strip() or None for field, name in BLANK_IS_NONE.items() if given[name] is not None}
     if values.get("key_scale") == NOT_KNOWN:
         values["key_scale"] = None
     if values.get("instruction") == TEXT2MUSIC_INSTRUCTION:
         values["instruction"] = None
-    if values["audio_format"] in LOSSLESS and values.pop("audio_bitrate", None) is not None:
-        warnings.append(f"audio_bitrate: not used, {values['audio_format']} has none")
     query = given["sample_query"].strip()
     values |= {
         "model": (given["model"] or "").strip().removeprefix("acestep/") or catalogue.default_model.name,
-        "seeds": seeds,
-        "retake_seeds": retake_seeds,
         "bpm": given["bpm"] or None,
         "audio_duration": _seconds(given["audio_duration"]),
         "sample_query": query if query or given["sample_mode"] else None,
-        "audio_codes": codes,
         "infer_method": _method(given),
         "timesteps": _timesteps(given["timesteps"]),
         "repainting_end": None if given["repainting_end"] in TO_THE_END else given["repainting_end"],
@@ -112,8 +116,13 @@ def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, Atta
     if given["lm_top_p"] is not None:
         values["lm_top_p"] = min(1.0, given["lm_top_p"])
     _check_correction(given)
+    return values
+
+
+def validated(values: Mapping[str, Any]) -> MusicRequest:
+    """Raises InvalidRequest that tells what is wrong by the names that callers know."""
     try:
-        return MusicRequest.model_validate(values), attachments, warnings
+        return MusicRequest.model_validate(values)
     except ValidationError as error:
         raise InvalidRequest("; ".join(_told(fault) for fault in error.errors())) from error
 
@@ -142,17 +151,17 @@ def _seeds(given: Given, songs: int) -> tuple[tuple[int, ...], list[str]]:
     warnings = [f"seed: {len(asked)} given, {songs} used"] if len(asked) > songs else []
     if given["use_random_seed"] and "seed" in given and given["seed"] not in (-1, "-1", ""):
         warnings.append("seed: not used, use_random_seed is true")
-    return _drawn_to(songs, asked), warnings
+    return drawn_to(songs, asked), warnings
 
 
 def _retake_seeds(given: Given, songs: int) -> tuple[tuple[int, ...], list[str]]:
     asked = [seed for seed in _numbers("retake_seed", given["retake_seed"]) if seed != -1]
     if not given["retake_variance"]:
         return (), ["retake_seed: not used, retake_variance is 0"] if asked else []
-    return _drawn_to(songs, asked), [f"retake_seed: {len(asked)} given, {songs} used"] if len(asked) > songs else []
+    return drawn_to(songs, asked), [f"retake_seed: {len(asked)} given, {songs} used"] if len(asked) > songs else []
 
 
-def _drawn_to(songs: int, asked: Sequence[int]) -> tuple[int, ...]:
+def drawn_to(songs: int, asked: Sequence[int] = ()) -> tuple[int, ...]:
     drawn = [secrets.randbelow(MAX_SEED + 1) for _ in range(songs - len(asked))]
     return tuple([*asked, *drawn][:songs])
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from models.errors import InvalidRequest
 from serve_app.dialects.access import Access
 from serve_app.dialects.bodies import read_fields, read_query_fields
+from serve_app.dialects.current import words
 from serve_app.dialects.current.catalogue import wrapped_models
 from serve_app.dialects.current.requests import to_request
 from serve_app.dialects.current.results import to_reply, unknown_reply
@@ -38,8 +39,9 @@ def read_task_ids(value: Any) -> list[str]:
 
 def routes(desk: Desk, access: Access) -> APIRouter:
     router = APIRouter()
+    router.include_router(words.routes(desk, access))
 
-    @router.post("/release_task", openapi_extra=openapi_body())
+    @router.post("/release_task", openapi_extra=openapi_body(has_files=True))
     async def release_task(request: Request) -> dict[str, Any]:
         """Takes a job of one to eight songs and answers at once; `/query_result` tells what became of it."""
         async with read_fields(request) as fields:

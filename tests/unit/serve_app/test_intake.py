@@ -60,7 +60,7 @@ def uploads(tmp_path: Path) -> Path:
 async def desk(tmp_path: Path) -> AsyncIterator[FrontDesk]:
     args = {"data": str(tmp_path), "dit": [{"model": TURBO}], "lm": None, "queue": {"max_jobs": 2}}
     handle: Any = DeafConductor()
-    desk = FrontDesk(AppSettings.model_validate(args), handle)
+    desk = FrontDesk(AppSettings.model_validate(args), handle, {})
     async with desk.open():
         yield desk
 
