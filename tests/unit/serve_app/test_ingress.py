@@ -153,9 +153,9 @@ def lm() -> FakeLm:
     return FakeLm()
 
 
-def desk_with(lm: FakeLm, folder: Path, **changes: Any) -> FrontDesk:
+def desk_with(fake: FakeLm, folder: Path, **changes: Any) -> FrontDesk:
     set_up, handle = settings(folder, **changes), FakeHandle()
-    lms: Any = {each.deployment: lm for each in set_up.lm}
+    lms: Any = {each.deployment: fake for each in set_up.lm}
     as_handle: Any = handle
     return FrontDesk(set_up, as_handle, lms)
 
