@@ -1,37 +1,27 @@
-"""The current ACE-Step API: `/release_task`, `/query_result`, `/v1/audio` and what belongs to them."""
+"""From what the current API's clients send to the request that is meant."""
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
-from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import ValidationError
 
 from models.errors import InvalidRequest
-from models.music import MAX_AUDIO_CODE, MAX_SEED, MAX_SONGS, AudioFormat, Made, MusicRequest, SongPlan
-from serve_app.dialects.access import Access
+from models.music import MAX_AUDIO_CODE, MAX_SEED, MAX_SONGS, AudioFormat, MusicRequest
 from serve_app.dialects.attachments import AUDIO_FILES, find_attachments
-from serve_app.dialects.bodies import Fields, read_fields, read_query_fields
-from serve_app.dialects.desk import Attachments, Catalogue, Desk
-from serve_app.dialects.downloads import send_track
-from serve_app.dialects.parameters import BY_NAME, Given, openapi_body
-from serve_app.dialects.replies import envelope
-from serve_app.jobs.job import Job, Status
+from serve_app.dialects.bodies import Fields
+from serve_app.dialects.desk import Attachments, Catalogue
+from serve_app.dialects.parameters import BY_NAME, Given
 
 SONGS_UNLESS_GIVEN = 2
-IDS_AT_MOST = 1000
 CODE = re.compile(r"<\|audio_code_(\d+)\|>")
-ENVIRONMENT = "development"  # what the reference puts into every result
-NOT_KNOWN = "N/A"  # so does this, for metadata nobody knows
+NOT_KNOWN = "N/A"  # what results say of metadata nobody knows, and clients send back
 TEXT2MUSIC_INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"  # sent with any task, by clients
 TO_THE_END = (0.0, -1.0)  # repainting_end of a client that means none
 LOSSLESS = (AudioFormat.WAV, AudioFormat.FLAC)
-NUMBER_OF = {Status.QUEUED: 0, Status.RUNNING: 0, Status.SUCCEEDED: 1, Status.FAILED: 2, Status.CANCELLED: 2}
 
 # MusicRequest field: documented parameter, for those that are taken over as they are where they are given
 TAKEN_OVER = {
@@ -216,206 +206,3 @@ def _codes(value: Any, songs: int) -> tuple[tuple[int, ...], ...]:
     if (highest := max(max(codes) for codes in read)) > MAX_AUDIO_CODE:
         raise InvalidRequest(f"audio_code_string holds code {highest}; allowed: 0 to {MAX_AUDIO_CODE}")
     return read
-
-
-def to_reply(job: Job) -> dict[str, Any]:
-    """One entry of `/query_result`. `result` is JSON in a string, and a list, whatever the state."""
-    items = _tracks(job, job.made) if job.made else [_item(job)]
-    entry = {
-        "task_id": job.id,
-        "status": NUMBER_OF[job.status],
-        "result": json.dumps(items, ensure_ascii=False),
-        "progress_text": _progress_text(job),
-    }
-    return entry if job.error_message is None else entry | {"error": job.error_message}
-
-
-def unknown_reply(task_id: str) -> dict[str, Any]:
-    return {"task_id": task_id, "status": 0, "result": "[]"}
-
-
-def _item(job: Job) -> dict[str, Any]:
-    return {
-        "file": "",
-        "wave": "",
-        "status": NUMBER_OF[job.status],
-        "create_time": int(job.created_at),
-        "env": ENVIRONMENT,
-        "prompt": job.request.prompt,
-        "lyrics": job.request.lyrics,
-        "metas": {},
-        "progress": round(job.progress, 4),
-        "stage": job.stage,
-        "error": job.error_message,
-    }
-
-
-def _tracks(job: Job, made: Made) -> list[dict[str, Any]]:
-    shared = {
-        "wave": "",
-        "status": 1,
-        "create_time": int(job.created_at),
-        "env": ENVIRONMENT,
-        "generation_info": _generation_info(made),
-        "seed_value": ",".join(map(str, job.request.seeds)),
-        **({"retake_seed_value": ",".join(map(str, retakes))} if (retakes := job.request.retake_seeds) else {}),
-        "lm_model": made.lm_model or "",
-        "dit_model": made.dit_model,
-        "progress": 1.0,
-        "stage": job.stage,
-        "warnings": list(made.remarks),
-    }
-    return [
-        {
-            "file": f"/v1/audio?path={quote(track.ref, safe='')}",
-            "prompt": plan.caption,
-            "lyrics": plan.lyrics,
-            "metas": _metas(job.request, plan),
-            "audio_codes": "".join(f"<|audio_code_{code}|>" for code in plan.codes),
-            **shared,
-            **({"debug": {"lm_trace": list(plan.trace)}} if plan.trace else {}),
-        }
-        for track, plan in zip(made.tracks, made.plans, strict=True)
-    ]
-
-
-def _metas(request: MusicRequest, plan: SongPlan) -> dict[str, Any]:
-    """The music as planned, with the words as the caller sent them."""
-    known = {
-        "bpm": plan.metas.bpm,
-        "duration": plan.metas.duration,
-        "genres": None,
-        "keyscale": plan.metas.key_scale,
-        "timesignature": plan.metas.time_signature,
-    }
-    metas = {name: NOT_KNOWN if value is None else value for name, value in known.items()}
-    return {**metas, "prompt": request.prompt, "lyrics": request.lyrics}
-
-
-def _generation_info(made: Made) -> str:
-    total = sum(made.seconds_by_stage.values())
-    stages = "\n".join(f"- {stage}: {seconds:.2f}s" for stage, seconds in made.seconds_by_stage.items())
-    return f"**Total generation time ({len(made.tracks)} songs): {total:.2f}s**\n{stages}"
-
-
-def _progress_text(job: Job) -> str:
-    if job.status is Status.QUEUED:
-        return f"queued, number {job.queue_position} in line"
-    if job.status.is_final:
-        return job.error_message or job.status.value
-    return f"{job.stage}, {job.progress:.0%}"
-
-
-def read_task_ids(value: Any) -> list[str]:
-    """A list, JSON of one in a string, ids separated by commas, or one id."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = value.split(",")
-    if isinstance(value, str):
-        value = [value]
-    ids = [str(id_).strip() for id_ in value if isinstance(id_, (str, int))] if isinstance(value, list) else []
-    if len(ids) > IDS_AT_MOST:
-        raise InvalidRequest(f"task_id_list holds {len(ids)} ids; allowed: {IDS_AT_MOST}")
-    return [id_ for id_ in ids if id_]
-
-
-def routes(desk: Desk, access: Access) -> APIRouter:
-    router = APIRouter()
-
-    @router.post("/release_task", openapi_extra=openapi_body())
-    async def release_task(request: Request) -> dict[str, Any]:
-        """Takes a job of one to eight songs and answers at once; `/query_result` tells what became of it."""
-        async with read_fields(request) as fields:
-            owner = access.owner_by_fields(request, fields.values)
-            asked, attachments, warnings = to_request(fields, desk.catalogue)
-            job = await desk.submit(asked, owner, attachments)
-        data = {"task_id": job.id, "status": "queued", "queue_position": max(1, job.queue_position)}
-        return envelope(data | {"warnings": warnings} if warnings else data)
-
-    @router.post("/query_result")
-    async def query_result(request: Request) -> dict[str, Any]:
-        """State and result of jobs, in the order asked: status 0 under way, 1 done, 2 failed."""
-        fields = await read_query_fields(request)
-        owner = access.owner_by_fields(request, fields.values)
-        ids = read_task_ids(fields.values.get("task_id_list"))
-        jobs = await desk.look_up(ids, owner)
-        entries = [unknown_reply(id_) if job is None else to_reply(job) for id_, job in zip(ids, jobs, strict=True)]
-        return envelope(entries)
-
-    @router.post("/cancel_task")
-    async def cancel_task(request: Request) -> dict[str, Any]:
-        """Withdraws a job: at once while it is queued, within a second or so when it runs."""
-        fields = await read_query_fields(request)
-        owner = access.owner_by_fields(request, fields.values)
-        task_id = str(fields.values.get("task_id") or "")
-        job = await desk.cancel(task_id, owner)
-        if job is None:
-            raise HTTPException(404, f"no task {task_id!r}")
-        return envelope({"task_id": job.id, "status": job.status.value})
-
-    @router.head("/v1/audio", include_in_schema=False)
-    @router.get("/v1/audio")
-    async def audio(request: Request, path: str) -> Response:
-        """A finished file, whole or in part."""
-        access.owner_by_query(request)
-        if path.startswith(("/", "\\")) or ".." in path:
-            raise HTTPException(403, "Access denied: path outside allowed directory")
-        file = await desk.open_track(path)
-        if file is None:
-            raise HTTPException(404, "Audio file not found")
-        return send_track(file, request)
-
-    @router.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
-        """What this server runs, its default first."""
-        access.owner_by_header(request)
-        data = _models(desk.catalogue)
-        return {**envelope(data), "models": data["models"], "default_model": data["default_model"]}
-
-    @router.get("/v1/stats")
-    async def stats(request: Request) -> dict[str, Any]:
-        """The queue in numbers."""
-        access.owner_by_header(request)
-        seen = await desk.stats()
-        jobs = {
-            name: getattr(seen, name) for name in ("total", "queued", "running", "succeeded", "failed", "cancelled")
-        }
-        return envelope(
-            {
-                "jobs": jobs,
-                "queue_size": seen.queued,
-                "queue_maxsize": seen.queue_limit,
-                "avg_job_seconds": round(seen.avg_job_seconds, 3),
-            }
-        )
-
-    @router.get("/health")
-    async def health() -> dict[str, Any]:
-        """Alive, and able to take jobs; `/readyz` tells part by part whether all models are up."""
-        told = {"status": "ok", "service": "ACE-Step API", "version": "1.0"}
-        return {**envelope(told), **told, "healthy": True}
-
-    return router
-
-
-def _models(catalogue: Catalogue) -> dict[str, Any]:
-    cards: Sequence[dict[str, Any]] = [
-        {
-            "name": card.name,
-            "is_default": card.is_default,
-            "is_loaded": True,
-            "supported_task_types": list(card.tasks),
-            "default_inference_steps": card.default_steps,
-            "max_inference_steps": card.max_steps,
-        }
-        for card in catalogue.models
-    ]
-    return {
-        "models": cards,
-        "default_model": catalogue.default_model.name,
-        "lm_models": [{"name": name, "is_loaded": True} for name in catalogue.lm_models],
-        "loaded_lm_model": catalogue.lm_models[0] if catalogue.lm_models else None,
-        "llm_initialized": bool(catalogue.lm_models),
-    }
