@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -16,10 +16,11 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import AceError, Overloaded, RequestError
-from serve_app.dialects.access import Access, Unauthorized
+from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
 from serve_app.dialects.current.routes import routes as current_routes
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.replies import refusal
+from serve_app.keys import Keyring
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 class EdgeOptions:
     """`cors_origins` are allowed besides pages of this machine and files opened in a browser."""
 
-    keys: tuple[str, ...] = ()
+    keyring: Keyring = field(default_factory=Keyring)
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 64 * 2**20
     max_upload_bytes: int = 256 * 2**20  # of a body with files, which does not stay in memory
@@ -39,7 +40,7 @@ class EdgeOptions:
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
     app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
-    app.include_router(current_routes(desk, Access(options.keys)))
+    app.include_router(current_routes(desk, Access(options.keyring)))
     app.add_middleware(LimitBody, max_bytes=options.max_body_bytes, max_upload_bytes=options.max_upload_bytes)
     app.add_middleware(
         CORSMiddleware,
@@ -51,10 +52,12 @@ def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None
     )
 
     async def refuse_overloaded(_: Request, error: Exception) -> JSONResponse:
-        return refusal(429, str(error), {"Retry-After": str(await desk.retry_after_s())})
+        retry_after_s = error.retry_after_s if isinstance(error, TooManyRequests) else await desk.retry_after_s()
+        return refusal(429, str(error), {"Retry-After": str(retry_after_s)})
 
     app.add_exception_handler(Overloaded, refuse_overloaded)
     app.add_exception_handler(Unauthorized, _refuse_unauthorized)
+    app.add_exception_handler(Forbidden, _refuse_forbidden)
     app.add_exception_handler(RequestError, _refuse_request)
     app.add_exception_handler(StarletteHTTPException, _refuse_http)
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
@@ -97,6 +100,10 @@ class LimitBody:
 
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:
     return refusal(401, str(error), {"WWW-Authenticate": "Bearer"})
+
+
+async def _refuse_forbidden(_: Request, error: Exception) -> JSONResponse:
+    return refusal(403, str(error))
 
 
 async def _refuse_request(_: Request, error: Exception) -> JSONResponse:

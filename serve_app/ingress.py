@@ -26,8 +26,9 @@ from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.jobs.watching import Watch
+from serve_app.keys import Keyring
 from serve_app.remote import RemoteLms
-from serve_app.settings import AppSettings, read_api_keys
+from serve_app.settings import AppSettings, keyring_of
 
 ASKED_AT_ONCE = 8  # of the LM, without a job, by one replica
 
@@ -54,10 +55,15 @@ class FrontDesk:
     """The desk of one ingress replica, over the shared store."""
 
     def __init__(
-        self, settings: AppSettings, conductor: DeploymentHandle[Any], lms: Mapping[str, DeploymentHandle[Any]]
+        self,
+        settings: AppSettings,
+        conductor: DeploymentHandle[Any],
+        lms: Mapping[str, DeploymentHandle[Any]],
+        keyring: Keyring | None = None,
     ) -> None:
         self.catalogue = catalogue_of(settings)
         self._settings = settings
+        self._keyring = keyring or Keyring()
         self._conductor = conductor
         self._lms = RemoteLms(settings, lms)
         self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
@@ -75,12 +81,13 @@ class FrontDesk:
         self._watch = Watch(self._store)
         is_closing = asyncio.Event()
         sweeping = asyncio.create_task(self._intake.keep_swept(self._store.known, is_closing))
+        refreshing = asyncio.create_task(self._keyring.keep_fresh(is_closing))
         try:
             yield
         finally:
             is_closing.set()
             await self._watch.close()
-            await sweeping
+            await asyncio.gather(sweeping, refreshing)
             await self._store.close()
 
     @property
@@ -101,7 +108,7 @@ class FrontDesk:
         await self._check(request)
         await self._intake.take(request, attached)
         try:
-            job = await self.store.submit(request, owner, terms, id_)
+            job = await self.store.submit(request, owner, terms, id_, self._keyring.max_jobs_of(owner))
         except AceError:  # refused; after any other error it may be stored, and the sweep will tell
             await self._intake.drop(request)
             raise
@@ -184,7 +191,8 @@ class Ingress:
         self, settings: AppSettings, conductor: DeploymentHandle[Any], lms: Mapping[str, DeploymentHandle[Any]]
     ) -> None:
         self._settings = settings
-        self._desk = FrontDesk(settings, conductor, lms)
+        self._keyring = keyring_of(settings.api)
+        self._desk = FrontDesk(settings, conductor, lms, self._keyring)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         @asynccontextmanager
@@ -194,7 +202,7 @@ class Ingress:
 
         api = self._settings.api
         limits = (api.max_body_mib * 2**20, api.max_upload_mib * 2**20)
-        options = EdgeOptions(read_api_keys(api), api.cors_origins, *limits)
+        options = EdgeOptions(self._keyring, api.cors_origins, *limits)
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
         app.add_api_route("/readyz", tell_readiness, response_model=None)

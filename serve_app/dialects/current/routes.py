@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from models.errors import InvalidRequest
-from serve_app.dialects.access import Access
+from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.bodies import read_fields, read_query_fields
 from serve_app.dialects.current import words
 from serve_app.dialects.current.catalogue import wrapped_models
@@ -45,7 +45,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     async def release_task(request: Request) -> dict[str, Any]:
         """Takes a job of one to eight songs and answers at once; `/query_result` tells what became of it."""
         async with read_fields(request) as fields:
-            owner = access.owner_by_fields(request, fields.values)
+            owner = access.owner_by_fields(request, fields.values, Scope.GENERATE)
             asked, attachments, warnings = to_request(fields, desk.catalogue)
             job = await desk.submit(asked, owner, attachments)
         data = {"task_id": job.id, "status": "queued", "queue_position": max(1, job.queue_position)}
@@ -55,7 +55,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     async def query_result(request: Request) -> dict[str, Any]:
         """State and result of jobs, in the order asked: status 0 under way, 1 done, 2 failed."""
         fields = await read_query_fields(request)
-        owner = access.owner_by_fields(request, fields.values)
+        owner = access.owner_by_fields(request, fields.values, Scope.READ)
         ids = read_task_ids(fields.values.get("task_id_list"))
         jobs = await desk.look_up(ids, owner)
         entries = [unknown_reply(id_) if job is None else to_reply(job) for id_, job in zip(ids, jobs, strict=True)]
@@ -65,7 +65,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     async def cancel_task(request: Request) -> dict[str, Any]:
         """Withdraws a job: at once while it is queued, within a second or so when it runs."""
         fields = await read_query_fields(request)
-        owner = access.owner_by_fields(request, fields.values)
+        owner = access.owner_by_fields(request, fields.values, Scope.GENERATE)
         task_id = str(fields.values.get("task_id") or "")
         job = await desk.cancel(task_id, owner)
         if job is None:
@@ -76,7 +76,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     @router.get("/v1/audio")
     async def audio(request: Request, path: str) -> Response:
         """A finished file, whole or in part."""
-        access.owner_by_query(request)
+        access.owner_by_query(request, Scope.READ)
         if path.startswith(("/", "\\")) or ".." in path:
             raise HTTPException(403, "Access denied: path outside allowed directory")
         file = await desk.open_track(path)
@@ -87,14 +87,14 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     @router.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
         """What this server runs, its default first."""
-        access.owner_by_header(request)
+        access.owner_by_header(request, Scope.READ)
         data = wrapped_models(desk.catalogue)
         return {**envelope(data), "models": data["models"], "default_model": data["default_model"]}
 
     @router.get("/v1/stats")
     async def stats(request: Request) -> dict[str, Any]:
         """The queue in numbers."""
-        access.owner_by_header(request)
+        access.owner_by_header(request, Scope.READ)
         seen = await desk.stats()
         jobs = {
             name: getattr(seen, name) for name in ("total", "queued", "running", "succeeded", "failed", "cancelled")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException, Request
 
 from models.errors import AceError, DeadlineExceeded, EngineError
 from models.music import INSTRUMENTAL_LYRICS, MusicRequest, SongPlan
-from serve_app.dialects.access import Access
+from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.bodies import Fields, read_query_fields
 from serve_app.dialects.current.requests import drawn_to, validated, values_of
 from serve_app.dialects.desk import Catalogue, Desk
@@ -83,7 +83,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     async def format_input(request: Request) -> dict[str, Any]:
         """Caption and lyrics reworded in more detail by the LM; metadata that is given stays as it is."""
         fields = await read_query_fields(request)
-        access.owner_by_fields(request, fields.values)
+        access.owner_by_fields(request, fields.values, Scope.GENERATE)
         _refuse_without_lm(desk)
         asked, warnings = to_format(fields, desk.catalogue)
         return await _answer(desk, asked, "format_sample", warnings)
@@ -92,7 +92,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     async def create_sample(request: Request) -> dict[str, Any]:
         """A whole song's words and metadata, invented by the LM from a few words or none."""
         fields = await read_query_fields(request)
-        access.owner_by_fields(request, fields.values)
+        access.owner_by_fields(request, fields.values, Scope.GENERATE)
         _refuse_without_lm(desk)
         asked, warnings = to_sample(fields, desk.catalogue)
         return await _answer(desk, asked, "create_sample", warnings)
