@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import AceError, Overloaded, RequestError
 from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
+from serve_app.dialects.current.models import ModelsFormat
 from serve_app.dialects.current.routes import routes as current_routes
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.replies import refusal
@@ -34,13 +35,14 @@ class EdgeOptions:
 
     keyring: Keyring = field(default_factory=Keyring)
     cors_origins: tuple[str, ...] = ()
+    models_format: ModelsFormat = "wrapped"
     max_body_bytes: int = 64 * 2**20
     max_upload_bytes: int = 256 * 2**20  # of a body with files, which does not stay in memory
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
     app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
-    app.include_router(current_routes(desk, Access(options.keyring)))
+    app.include_router(current_routes(desk, Access(options.keyring), options.models_format))
     app.add_middleware(LimitBody, max_bytes=options.max_body_bytes, max_upload_bytes=options.max_upload_bytes)
     app.add_middleware(
         CORSMiddleware,

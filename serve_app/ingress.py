@@ -28,7 +28,7 @@ from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.jobs.watching import Watch
 from serve_app.keys import Keyring
 from serve_app.remote import RemoteLms
-from serve_app.settings import AppSettings, keyring_of
+from serve_app.settings import AppSettings, keyring_of, models_format_of
 
 ASKED_AT_ONCE = 8  # of the LM, without a job, by one replica
 
@@ -202,7 +202,7 @@ class Ingress:
 
         api = self._settings.api
         limits = (api.max_body_mib * 2**20, api.max_upload_mib * 2**20)
-        options = EdgeOptions(self._keyring, api.cors_origins, *limits)
+        options = EdgeOptions(self._keyring, api.cors_origins, models_format_of(api), *limits)
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
         app.add_api_route("/readyz", tell_readiness, response_model=None)

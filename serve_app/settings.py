@@ -87,6 +87,7 @@ class ApiSettings(Settings):
     keys_file: Path | None = None  # keys with names, scopes and limits; read again when it changes
     allow_open: bool = False  # to listen beyond this machine without a key
     lm_timeout_s: Annotated[float, Field(gt=0)] = 60.0  # of what is asked of the LM without a job
+    models_format: Literal["wrapped", "openrouter"] | None = None  # of /v1/models; unset: ACESTEP_MODELS_FORMAT
     cors_origins: tuple[str, ...] = ()  # besides pages of this machine
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
@@ -164,3 +165,9 @@ def read_api_keys(settings: ApiSettings) -> tuple[str, ...]:
 def keyring_of(settings: ApiSettings) -> Keyring:
     """Raises BadKeys."""
     return Keyring(read_api_keys(settings), settings.keys_file and PROJECT / settings.keys_file)
+
+
+def models_format_of(settings: ApiSettings) -> Literal["wrapped", "openrouter"]:
+    """Raises ValidationError where the environment names another."""
+    asked = os.environ.get("ACESTEP_MODELS_FORMAT", "").strip() or None
+    return settings.models_format or ApiSettings.model_validate({"models_format": asked}).models_format or "wrapped"

@@ -253,8 +253,15 @@ async def test_a_player_that_cannot_send_headers_may_put_the_key_into_the_addres
 async def test_health_is_open(connect: Connect) -> None:
     async with connect(keys=(KEY,)) as client:
         body = (await client.get("/health")).json()
-    assert body["data"] == {"status": "ok", "service": "ACE-Step API", "version": "1.0"}
-    assert (body["status"], body["healthy"]) == ("ok", True)
+    documented = {"status": "ok", "service": "ACE-Step API", "version": "1.0"}
+    assert body["data"] == documented | {
+        "models_initialized": True,
+        "llm_initialized": True,
+        "loaded_model": "acestep-v15-turbo",
+        "loaded_lm_model": "acestep-5Hz-lm-0.6B",
+    }
+    assert {name: body[name] for name in documented} == documented
+    assert (body["healthy"], body["pipeline_loaded"]) == (True, True)
 
 
 async def test_the_key_is_not_kept_with_the_job_and_others_cannot_see_it(connect: Connect, desk: FakeDesk) -> None:
@@ -277,6 +284,26 @@ async def test_models_are_listed_in_both_documented_shapes_the_default_first(cli
     assert body["data"]["models"] == body["models"]
     assert body["data"]["default_model"] == body["default_model"] == body["models"][0]["name"] == "acestep-v15-turbo"
     assert [model["is_default"] for model in body["models"]] == [True, False]
+
+
+async def test_the_inventory_is_the_models_in_the_envelope(client: httpx.AsyncClient) -> None:
+    models = (await client.get("/v1/models")).json()["data"]
+    assert (await client.get("/v1/model_inventory")).json()["data"] == models
+    assert (models["lm_models"], models["loaded_lm_model"], models["llm_initialized"]) == (
+        *([{"name": "acestep-5Hz-lm-0.6B", "is_loaded": True}], "acestep-5Hz-lm-0.6B", True),
+    )
+
+
+async def test_models_may_be_sent_as_openrouters_list_by_request_or_by_setting(connect: Connect) -> None:
+    async with connect() as client:
+        asked = (await client.get("/v1/models?format=openrouter")).json()
+        assert (await client.get("/v1/models?format=csv")).status_code == 422
+    async with connect(models_format="openrouter") as client:
+        assert (await client.get("/v1/models")).json() == asked
+        wrapped = (await client.get("/v1/models?format=wrapped")).json()
+    assert asked["object"] == "list"
+    assert [model["id"] for model in asked["data"]] == ["acestep/acestep-v15-turbo", "acestep/acestep-v15-base"]
+    assert (asked["models"], asked["default_model"]) == (wrapped["data"]["models"], "acestep-v15-turbo")
 
 
 async def test_stats_are_the_documented_numbers(client: httpx.AsyncClient) -> None:

@@ -10,8 +10,8 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from models.errors import InvalidRequest
 from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.bodies import read_fields, read_query_fields
-from serve_app.dialects.current import words
-from serve_app.dialects.current.catalogue import wrapped_models
+from serve_app.dialects.current import management, models, samples, words
+from serve_app.dialects.current.models import ModelsFormat
 from serve_app.dialects.current.requests import to_request
 from serve_app.dialects.current.results import to_reply, unknown_reply
 from serve_app.dialects.desk import Desk
@@ -37,9 +37,12 @@ def read_task_ids(value: Any) -> list[str]:
     return [id_ for id_ in ids if id_]
 
 
-def routes(desk: Desk, access: Access) -> APIRouter:
+def routes(desk: Desk, access: Access, models_format: ModelsFormat = "wrapped") -> APIRouter:
     router = APIRouter()
     router.include_router(words.routes(desk, access))
+    router.include_router(samples.routes(access))
+    router.include_router(models.routes(desk, access, models_format))
+    router.include_router(management.routes(desk, access))
 
     @router.post("/release_task", openapi_extra=openapi_body(has_files=True))
     async def release_task(request: Request) -> dict[str, Any]:
@@ -83,35 +86,5 @@ def routes(desk: Desk, access: Access) -> APIRouter:
         if file is None:
             raise HTTPException(404, "Audio file not found")
         return send_track(file, request)
-
-    @router.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
-        """What this server runs, its default first."""
-        access.owner_by_header(request, Scope.READ)
-        data = wrapped_models(desk.catalogue)
-        return {**envelope(data), "models": data["models"], "default_model": data["default_model"]}
-
-    @router.get("/v1/stats")
-    async def stats(request: Request) -> dict[str, Any]:
-        """The queue in numbers."""
-        access.owner_by_header(request, Scope.READ)
-        seen = await desk.stats()
-        jobs = {
-            name: getattr(seen, name) for name in ("total", "queued", "running", "succeeded", "failed", "cancelled")
-        }
-        return envelope(
-            {
-                "jobs": jobs,
-                "queue_size": seen.queued,
-                "queue_maxsize": seen.queue_limit,
-                "avg_job_seconds": round(seen.avg_job_seconds, 3),
-            }
-        )
-
-    @router.get("/health")
-    async def health() -> dict[str, Any]:
-        """Alive, and able to take jobs; `/readyz` tells part by part whether all models are up."""
-        told = {"status": "ok", "service": "ACE-Step API", "version": "1.0"}
-        return {**envelope(told), **told, "healthy": True}
 
     return router
