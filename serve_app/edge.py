@@ -26,6 +26,7 @@ from serve_app.keys import Keyring
 log = logging.getLogger(__name__)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+CONFLICT = "idempotency_conflict"  # code of the refusal that is no fault of the request itself
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -109,7 +110,8 @@ async def _refuse_forbidden(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _refuse_request(_: Request, error: Exception) -> JSONResponse:
-    return refusal(400, str(error))
+    code = error.code if isinstance(error, AceError) else ""
+    return refusal(409 if code == CONFLICT else 400, str(error))
 
 
 async def _refuse_http(_: Request, error: Exception) -> JSONResponse:

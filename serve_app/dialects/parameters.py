@@ -185,6 +185,7 @@ PARAMETERS = tuple(
             "",
             "A track to work on, by its /v1/audio address.",
         ),
+        (word, "priority", "normal", "high, normal or low: how soon the job's turn comes."),
         (loras, "loras", (), "Adapters of this server: a list of {name, scale}, scale -2 to 2."),
         (real, "velocity_norm_threshold velocityNormThreshold", None, "0 is off, to 100."),
         (real, "velocity_ema_factor velocityEmaFactor", None, "0 is off, below 1."),

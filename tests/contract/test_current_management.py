@@ -101,7 +101,8 @@ async def test_the_server_is_run_by_a_key_with_that_scope(connect: Connect, tmp_
 
 @pytest.mark.parametrize("body", [{}, {"sample_type": "simple_mode"}, {"sample_type": ""}], ids=str)
 async def test_an_example_in_a_few_words(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    for how in ({"json": body}, {"data": body}):
+    hows: tuple[dict[str, Any], ...] = ({"json": body}, {"data": body})
+    for how in hows:
         data = (await client.post("/create_random_sample", **how)).json()["data"]
         assert data["caption"] == data["description"] != ""
         assert isinstance(data["instrumental"], bool)

@@ -77,7 +77,7 @@ LANDS: dict[str, tuple[Any, str, Any]] = {
     "retake_variance": (0.4, "retake_variance", 0.4),
 }
 TESTED_ELSEWHERE = {"use_random_seed", "seed", "batch_size", "reference_audio_path", "src_audio_path"}
-TESTED_ELSEWHERE |= {"retake_seed", "dcw_mode", "dcw_wavelet"}
+TESTED_ELSEWHERE |= {"priority", "retake_seed", "dcw_mode", "dcw_wavelet"}
 NAMED = [
     (name, LANDS[parameter.name]) for parameter in PARAMETERS if parameter.name in LANDS for name in parameter.names
 ]

@@ -33,7 +33,7 @@ async def submit(client: httpx.AsyncClient, **body: Any) -> str:
 async def test_a_job_is_confirmed_in_the_documented_envelope(client: httpx.AsyncClient) -> None:
     reply = await client.post("/release_task", json={"prompt": "upbeat pop song"})
     body = reply.json()
-    assert body["data"] == {"task_id": "job-0", "status": "queued", "queue_position": 1}
+    assert body["data"] == {"task_id": "job-0", "status": "queued", "queue_position": 1, "eta_seconds": 18.5}
     assert (body["code"], body["error"], body["extra"]) == (200, None, None)
     assert body["timestamp"] > 1_700_000_000_000
 
@@ -56,7 +56,61 @@ async def test_a_queued_job_is_status_0_with_a_result_that_is_a_list_in_a_string
             "error": None,
         }
     ]
-    assert seen["progress_text"] == "queued, number 1 in line"
+    assert (seen["progress_text"], seen["eta_seconds"]) == ("queued, number 1 in line", 18.5)
+
+
+async def test_a_job_that_runs_is_expected_the_sooner_the_further_it_is(
+    client: httpx.AsyncClient, desk: FakeDesk
+) -> None:
+    task_id = await submit(client)
+    desk.jobs[0] = replace(desk.jobs[0], status=Status.RUNNING, progress=0.75, stage="denoise", queue_position=0)
+    seen = await entry(client, task_id)
+    assert (seen["status"], seen["eta_seconds"], seen["progress_text"]) == (0, 3.1, "denoise, 75%")
+    desk.jobs[0] = replace(desk.jobs[0], status=Status.CANCELLED)
+    assert "eta_seconds" not in await entry(client, task_id)
+
+
+IDEMPOTENT = {"idempotency-key": "once"}
+
+
+async def test_a_request_sent_again_is_the_same_job(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    bodies: tuple[dict[str, Any], ...] = (
+        {"json": {"prompt": "x", "lyrics": "y"}},
+        {"json": {"lyrics": "y", "prompt": "x", "ai_token": "of no matter"}},
+        {"data": {"prompt": "x", "lyrics": "y"}},
+    )
+    replies = [await client.post("/release_task", headers=IDEMPOTENT, **body) for body in bodies]
+    assert [reply.json()["data"]["task_id"] for reply in replies] == ["job-0"] * 3
+    assert len(desk.jobs) == 1
+
+
+async def test_another_request_under_the_same_key_is_a_conflict(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    def form(content: bytes) -> dict[str, Any]:
+        return {"data": {"prompt": "x"}, "files": {"ref_audio": ("a.wav", content)}}
+
+    assert (await client.post("/release_task", headers=IDEMPOTENT, **form(b"one"))).status_code == 200
+    assert list(desk.audio.values()) == [b"one"]  # whole, though it was read before
+    assert (await client.post("/release_task", headers=IDEMPOTENT, **form(b"one"))).status_code == 200
+    reply = await client.post("/release_task", headers=IDEMPOTENT, **form(b"two"))
+    assert (reply.status_code, reply.json()["code"]) == (409, 409)
+    assert "'once' was sent with another body" in reply.json()["error"]
+    assert len(desk.jobs) == 1
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+async def test_a_key_that_is_none_is_refused(client: httpx.AsyncClient, desk: FakeDesk, key: str) -> None:
+    reply = await client.post("/release_task", headers={"idempotency-key": key}, json={})
+    assert (reply.status_code, desk.jobs) == (400, [])
+
+
+@pytest.mark.parametrize("priority", ["high", "normal", "low"])
+async def test_a_job_may_be_more_or_less_urgent(client: httpx.AsyncClient, desk: FakeDesk, priority: str) -> None:
+    await client.post("/release_task", json={"priority": priority})
+    await client.post("/release_task", json={"param_obj": {"priority": priority}})
+    assert [job.priority for job in desk.jobs] == [priority] * 2
+    assert (await client.post("/release_task", json={"priority": "now"})).json()["detail"] == (
+        "priority 'now': allowed are high, normal, low"
+    )
 
 
 async def test_an_unknown_id_is_status_0_with_an_empty_list(client: httpx.AsyncClient) -> None:

@@ -15,6 +15,7 @@ from serve_app.dialects.attachments import AUDIO_FILES, find_attachments
 from serve_app.dialects.bodies import Fields
 from serve_app.dialects.desk import Attachments, Catalogue
 from serve_app.dialects.parameters import BY_NAME, Given
+from serve_app.jobs.job import Priority
 
 SONGS_UNLESS_GIVEN = 2
 CODE = re.compile(r"<\|audio_code_(\d+)\|>")
@@ -92,6 +93,15 @@ def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, Atta
         warnings.append(f"audio_bitrate: not used, {values['audio_format']} has none")
     values |= {"seeds": seeds, "retake_seeds": retake_seeds, "audio_codes": codes}
     return validated(values), attachments, warnings
+
+
+def priority_of(fields: Fields) -> Priority:
+    """Raises InvalidRequest."""
+    asked = Given(fields.values)["priority"]
+    try:
+        return Priority(asked)
+    except ValueError:
+        raise InvalidRequest(f"priority {asked!r}: allowed are {', '.join(Priority)}") from None
 
 
 def values_of(given: Given, catalogue: Catalogue) -> dict[str, Any]:

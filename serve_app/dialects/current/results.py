@@ -7,15 +7,18 @@ from typing import Any
 from urllib.parse import quote
 
 from models.music import Made, MusicRequest, SongPlan
-from serve_app.jobs.job import Job, Status
+from serve_app.jobs.job import Job, Stats, Status
 
 ENVIRONMENT = "development"  # what the reference puts into every result
 NOT_KNOWN = "N/A"  # so does this, for metadata nobody knows
 NUMBER_OF = {Status.QUEUED: 0, Status.RUNNING: 0, Status.SUCCEEDED: 1, Status.FAILED: 2, Status.CANCELLED: 2}
 
 
-def to_reply(job: Job) -> dict[str, Any]:
-    """One entry of `/query_result`. `result` is JSON in a string, and a list, whatever the state."""
+def to_reply(job: Job, stats: Stats | None = None) -> dict[str, Any]:
+    """One entry of `/query_result`. `result` is JSON in a string, and a list, whatever the state.
+
+    With `stats` of the queue a job that has not ended is told when it is likely to.
+    """
     items = _tracks(job, job.made) if job.made else [_item(job)]
     entry = {
         "task_id": job.id,
@@ -23,7 +26,18 @@ def to_reply(job: Job) -> dict[str, Any]:
         "result": json.dumps(items, ensure_ascii=False),
         "progress_text": _progress_text(job),
     }
+    if stats is not None and not job.status.is_final:
+        entry["eta_seconds"] = eta_seconds(job, stats)
     return entry if job.error_message is None else entry | {"error": job.error_message}
+
+
+def eta_seconds(job: Job, stats: Stats) -> float:
+    """0 once it has ended."""
+    if job.status.is_final:
+        return 0.0
+    if job.status is Status.QUEUED:
+        return round(stats.eta_s(job.queue_position), 1)
+    return round(stats.avg_job_seconds * (1 - job.progress), 1)
 
 
 def unknown_reply(task_id: str) -> dict[str, Any]:

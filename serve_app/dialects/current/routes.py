@@ -12,12 +12,13 @@ from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.bodies import read_fields, read_query_fields
 from serve_app.dialects.current import management, models, samples, words
 from serve_app.dialects.current.models import ModelsFormat
-from serve_app.dialects.current.requests import to_request
-from serve_app.dialects.current.results import to_reply, unknown_reply
+from serve_app.dialects.current.requests import priority_of, to_request
+from serve_app.dialects.current.results import eta_seconds, to_reply, unknown_reply
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.downloads import send_track
 from serve_app.dialects.parameters import openapi_body
 from serve_app.dialects.replies import envelope
+from serve_app.jobs.job import Idempotency, Terms
 
 IDS_AT_MOST = 1000
 
@@ -46,12 +47,23 @@ def routes(desk: Desk, access: Access, models_format: ModelsFormat = "wrapped") 
 
     @router.post("/release_task", openapi_extra=openapi_body(has_files=True))
     async def release_task(request: Request) -> dict[str, Any]:
-        """Takes a job of one to eight songs and answers at once; `/query_result` tells what became of it."""
+        """Takes a job of one to eight songs and answers at once; `/query_result` tells what became of it.
+
+        With a header `Idempotency-Key` it is one job, however often it is sent.
+        """
         async with read_fields(request) as fields:
             owner = access.owner_by_fields(request, fields.values, Scope.GENERATE)
             asked, attachments, warnings = to_request(fields, desk.catalogue)
-            job = await desk.submit(asked, owner, attachments)
-        data = {"task_id": job.id, "status": "queued", "queue_position": max(1, job.queue_position)}
+            key = request.headers.get("idempotency-key")
+            once = None if key is None else Idempotency(key, await fields.sha256())
+            job = await desk.submit(asked, owner, attachments, Terms(priority_of(fields), idempotency=once))
+        eta_s = eta_seconds(job, await desk.stats())
+        data = {
+            "task_id": job.id,
+            "status": "queued",
+            "queue_position": max(1, job.queue_position),
+            "eta_seconds": eta_s,
+        }
         return envelope(data | {"warnings": warnings} if warnings else data)
 
     @router.post("/query_result")
@@ -61,7 +73,11 @@ def routes(desk: Desk, access: Access, models_format: ModelsFormat = "wrapped") 
         owner = access.owner_by_fields(request, fields.values, Scope.READ)
         ids = read_task_ids(fields.values.get("task_id_list"))
         jobs = await desk.look_up(ids, owner)
-        entries = [unknown_reply(id_) if job is None else to_reply(job) for id_, job in zip(ids, jobs, strict=True)]
+        is_waited_for = any(job is not None and not job.status.is_final for job in jobs)
+        stats = await desk.stats() if is_waited_for else None
+        entries = [
+            unknown_reply(id_) if job is None else to_reply(job, stats) for id_, job in zip(ids, jobs, strict=True)
+        ]
         return envelope(entries)
 
     @router.post("/cancel_task")
