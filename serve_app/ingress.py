@@ -28,6 +28,7 @@ from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.jobs.watching import Watch
 from serve_app.keys import Keyring
 from serve_app.remote import RemoteLms
+from serve_app.roots import AudioRoots
 from serve_app.settings import AppSettings, keyring_of, models_format_of
 
 ASKED_AT_ONCE = 8  # of the LM, without a job, by one replica
@@ -68,7 +69,8 @@ class FrontDesk:
         self._lms = RemoteLms(settings, lms)
         self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._artifacts = LocalArtifacts(settings.audio_folder)
-        self._intake = Intake(LocalUploads(settings.uploads_folder), self._artifacts)
+        roots = AudioRoots(settings.audio_roots, settings.api.max_upload_mib * 2**20)
+        self._intake = Intake(LocalUploads(settings.uploads_folder), self._artifacts, roots)
         self._store: JobStore | None = None
         self._watch: Watch | None = None
 

@@ -14,7 +14,8 @@ from models.errors import InvalidRequest, RequestError
 from models.music import SAMPLE_RATE, MusicRequest
 from models.source_audio import AudioLimits, examine_in_subprocess
 from serve_app.artifacts import LocalArtifacts, LocalUploads
-from serve_app.dialects.desk import Attached, Attachments
+from serve_app.dialects.desk import Attached, Attachments, ServerPath
+from serve_app.roots import AudioRoots
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +27,10 @@ Known = Callable[[Sequence[str]], Awaitable[set[str]]]  # job ids -> those that 
 
 
 class Intake:
-    def __init__(self, uploads: LocalUploads, tracks: LocalArtifacts) -> None:
+    def __init__(self, uploads: LocalUploads, tracks: LocalArtifacts, roots: AudioRoots | None = None) -> None:
         self._uploads = uploads
         self._tracks = tracks
+        self._roots = roots or AudioRoots()
         self._limits = AudioLimits()
         self._examiners = ThreadPoolExecutor(EXAMINED_AT_ONCE, "examine")  # a caller who leaves frees no thread
 
@@ -78,6 +80,8 @@ class Intake:
         return round((info.seconds or 0.0) * SAMPLE_RATE)
 
     async def _stored(self, ref: str, attached: Attached) -> Path:
+        if isinstance(attached, ServerPath):
+            return await self._uploads.receive(ref, self._roots.read(attached.path))
         if not isinstance(attached, str):
             return await self._uploads.receive(ref, attached)
         track = await self._tracks.open(attached)

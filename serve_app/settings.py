@@ -88,6 +88,7 @@ class ApiSettings(Settings):
     allow_open: bool = False  # to listen beyond this machine without a key
     lm_timeout_s: Annotated[float, Field(gt=0)] = 60.0  # of what is asked of the LM without a job
     models_format: Literal["wrapped", "openrouter"] | None = None  # of /v1/models; unset: ACESTEP_MODELS_FORMAT
+    audio_roots: tuple[Path, ...] = ()  # folders whose audio requests may name by its absolute path
     cors_origins: tuple[str, ...] = ()  # besides pages of this machine
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
@@ -142,6 +143,10 @@ class AppSettings(Settings):
     @property
     def data_folder(self) -> Path:
         return PROJECT / self.data
+
+    @property
+    def audio_roots(self) -> tuple[Path, ...]:
+        return tuple(PROJECT / root for root in self.api.audio_roots)
 
     @property
     def database_url(self) -> str:

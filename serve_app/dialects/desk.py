@@ -54,7 +54,14 @@ class TrackFile(Protocol):
         ...
 
 
-Attached = AsyncIterable[bytes] | str  # a file as it comes, or the id of a finished track
+@dataclass(frozen=True, slots=True)
+class ServerPath:
+    """Audio that lies on the server's own disks, named by an absolute path."""
+
+    path: str
+
+
+Attached = AsyncIterable[bytes] | str | ServerPath  # a file as it comes, or the id of a finished track
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,6 +199,34 @@ PARAMETERS = tuple(
     )
 )
 
+# what ACE-Step's documents and code name as well: the value that changes nothing, and why another is not applied
+NOT_APPLIED = tuple(
+    _parameter(*row)
+    for row in (
+        (yes_or_no, "use_tiled_decode useTiledDecode", True, "sound is always decoded in tiles"),
+        (yes_or_no, "is_format_caption isFormatCaption", False, "a caption is read alike, whoever wrote it"),
+        (text, "global_caption globalCaption", "", "prompt is all that is read"),
+        (
+            whole,
+            "repaint_latent_crossfade_frames repaintLatentCrossfadeFrames",
+            10,
+            "repaint_mode and repaint_strength say how wide the seams are",
+        ),
+        (
+            real,
+            "repaint_wav_crossfade_sec repaintWavCrossfadeSec",
+            0.0,
+            "repaint_mode and repaint_strength say how wide the seams are",
+        ),
+        (real, "latent_shift latentShift", 0.0, "latents are decoded as the model makes them"),
+        (real, "latent_rescale latentRescale", 1.0, "latents are decoded as the model makes them"),
+        (real, "eta", None, "infer_method sde adds all of its noise"),
+        (real, "momentum", None, "guidance keeps the momentum that the model was published with"),
+        (word, "guidance_variant guidanceVariant", "apg_classic", "guidance is apg_classic, or adg with use_adg"),
+        (lambda value: value or None, "guidance_params guidanceParams", None, "guidance has no other settings"),
+    )
+)
+
 
 class Given:
     """The parameters of one request: looked up at the top, then in `param_obj`, then in the first metadata there is."""
@@ -210,7 +238,9 @@ class Given:
 
     def __getitem__(self, name: str) -> Any:
         """The value of a documented name, or its default. Raises InvalidRequest that names what was sent."""
-        parameter = BY_NAME[name]
+        return self._value_of(BY_NAME[name])
+
+    def _value_of(self, parameter: Parameter) -> Any:
         for sent_as, value in self._found(parameter):
             try:
                 read = parameter.read(value)
@@ -222,9 +252,22 @@ class Given:
     def __contains__(self, name: str) -> bool:
         return next(self._found(BY_NAME[name]), None) is not None
 
+    def not_applied(self) -> list[str]:
+        """Why what was sent changes nothing, where it would. Raises InvalidRequest."""
+        return [
+            f"{parameter.name}: not applied, {parameter.note}"
+            for parameter in NOT_APPLIED
+            if self._value_of(parameter) != parameter.default
+        ]
+
     def unknown(self, also_known: Collection[str] = (), used: Collection[Parameter] = PARAMETERS) -> list[str]:
         """Names sent that mean nothing where only these parameters are used."""
-        known = {name for parameter in used for name in parameter.names} | {*also_known, *NESTING, "ai_token"}
+        also_read = NOT_APPLIED if used is PARAMETERS else ()
+        known = {name for parameter in (*used, *also_read) for name in parameter.names} | {
+            *also_known,
+            *NESTING,
+            "ai_token",
+        }
         return sorted({name for source in self._sources for name in source if name not in known})
 
     def _found(self, parameter: Parameter) -> Iterator[tuple[str, Any]]:

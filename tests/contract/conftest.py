@@ -11,12 +11,13 @@ import pytest
 from models.checkpoints import check_request, variant_named
 from models.errors import AceError, Overloaded, UnknownModel
 from models.music import Metas, MusicRequest, SongPlan
-from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard, ServerPath
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import IdempotencyConflict
 from serve_app.keys import Keyring
+from serve_app.roots import AudioRoots
 
 TURBO, BASE = "acestep-v15-turbo", "acestep-v15-base"
 CATALOGUE = Catalogue(
@@ -53,6 +54,7 @@ class FakeDesk:
     jobs: list[Job] = field(default_factory=list)
     audio: dict[str, bytes | str] = field(default_factory=dict)  # by its id: a file, or whose id it is
     keys: dict[tuple[str, str], tuple[Job, str]] = field(default_factory=dict)
+    roots: AudioRoots = field(default_factory=AudioRoots)
     events: dict[str, list[JobEvent]] = field(default_factory=dict)  # by job
     becomes: Callable[[Job], Job] | None = None  # what a job is that was waited for
     is_full: bool = False
@@ -85,7 +87,8 @@ class FakeDesk:
         check_request(request, variant_named(request.model))
         for ref, sent in ((request.src_audio, attached.source), (request.reference_audio, attached.reference)):
             if ref is not None and sent is not None:
-                self.audio[ref] = sent if isinstance(sent, str) else b"".join([chunk async for chunk in sent])
+                content = self.roots.read(sent.path) if isinstance(sent, ServerPath) else sent
+                self.audio[ref] = content if isinstance(content, str) else b"".join([chunk async for chunk in content])
         job = Job(
             id=f"job-{len(self.jobs)}",
             owner=owner,

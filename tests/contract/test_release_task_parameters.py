@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from models.music import Lora
-from serve_app.dialects.parameters import PARAMETERS
+from serve_app.dialects.parameters import NOT_APPLIED, PARAMETERS, Parameter
 
 if TYPE_CHECKING:
     from models.music import MusicRequest
@@ -264,9 +264,44 @@ async def test_the_word_for_a_file_format_does_not_switch_formatting_on(
 
 
 async def test_what_is_not_known_is_reported_not_swallowed(client: httpx.AsyncClient) -> None:
-    reply = await client.post("/release_task", json={"prompt": "x", "latent_shift": 1, "param_obj": {"eta": 1}})
+    reply = await client.post("/release_task", json={"prompt": "x", "spice": 1, "param_obj": {"use_cot_metas": 1}})
     warnings = reply.json()["data"]["warnings"]
-    assert warnings == ["eta: not known here, not used", "latent_shift: not known here, not used"]
+    assert warnings == ["spice: not known here, not used", "use_cot_metas: not known here, not used"]
+
+
+# documented parameter: the value that changes nothing, another one, and what is none
+NOT_APPLIED_VALUES: dict[str, tuple[Any, Any, Any]] = {
+    "use_tiled_decode": (True, False, None),
+    "is_format_caption": (False, True, None),
+    "global_caption": ("", "a song", None),
+    "repaint_latent_crossfade_frames": (10, 25, "wide"),
+    "repaint_wav_crossfade_sec": (0.0, 0.5, "wide"),
+    "latent_shift": (0, 0.1, "NaN"),
+    "latent_rescale": (1, 1.1, "NaN"),
+    "eta": (None, 0.5, "much"),
+    "momentum": (None, -0.75, "much"),
+    "guidance_variant": ("apg_classic", "adg", None),
+    "guidance_params": ({}, {"norm": 2}, None),
+}
+
+
+def test_every_parameter_that_is_not_applied_is_tested() -> None:
+    assert {parameter.name for parameter in NOT_APPLIED} == NOT_APPLIED_VALUES.keys()
+
+
+@pytest.mark.parametrize("parameter", NOT_APPLIED, ids=lambda parameter: parameter.name)
+async def test_what_is_documented_and_not_applied_says_why_where_it_would_matter(
+    client: httpx.AsyncClient, parameter: Parameter
+) -> None:
+    neutral, other, wrong = NOT_APPLIED_VALUES[parameter.name]
+    for name in parameter.names:
+        for body in ({name: other}, {"param_obj": {name: other}}, {"metas": json.dumps({name: other})}):
+            reply = (await client.post("/release_task", json=body)).json()
+            assert reply["data"]["warnings"] == [f"{parameter.name}: not applied, {parameter.note}"]
+        assert "warnings" not in (await client.post("/release_task", json={name: neutral})).json()["data"]
+        if wrong is not None:
+            refused = await client.post("/release_task", data={name: wrong})
+            assert (refused.status_code, refused.json()["detail"].split()[0]) == (400, name)
 
 
 @pytest.mark.parametrize("written", [192, "192", "192k", "192K", 192_000])

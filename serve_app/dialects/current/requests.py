@@ -87,7 +87,12 @@ def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, Atta
     codes = _codes(given["audio_code_string"], songs)
     attachments, not_attached = find_attachments(given, fields, has_codes=bool(codes))
     strange = [*given.unknown(AUDIO_FILES), *sorted(fields.files.keys() - AUDIO_FILES)]
-    warnings += [*not_retaken, *not_attached, *(f"{name}: not known here, not used" for name in strange)]
+    warnings += [
+        *not_retaken,
+        *not_attached,
+        *given.not_applied(),
+        *(f"{name}: not known here, not used" for name in strange),
+    ]
     values = values_of(given, catalogue)
     if values["audio_format"] in LOSSLESS and values.pop("audio_bitrate", None) is not None:
         warnings.append(f"audio_bitrate: not used, {values['audio_format']} has none")
