@@ -84,6 +84,8 @@ class FakeDesk:
             raise Overloaded("Server busy: queue is full")
         if request.model not in [card.name for card in self.catalogue.models]:
             raise UnknownModel(f"this server does not run model {request.model!r}; it runs {TURBO}, {BASE}")
+        if request.lm_model not in (None, *self.catalogue.lm_models):
+            raise UnknownModel(f"this server does not run LM {request.lm_model!r}; it runs acestep-5Hz-lm-0.6B")
         check_request(request, variant_named(request.model))
         for ref, sent in ((request.src_audio, attached.source), (request.reference_audio, attached.reference)):
             if ref is not None and sent is not None:
