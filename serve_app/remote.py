@@ -99,6 +99,12 @@ class RemoteLms:
         )
         return plans
 
+    async def understand(self, codes: tuple[int, ...], request: MusicRequest) -> SongPlan:
+        lm = self._meant_by(request)
+        handle = self._handles[lm.deployment]
+        song: SongPlan = await retried(lambda: _awaited(handle.understand.remote(codes, request)), f"the LM {lm.model}")
+        return song
+
     async def describe(self, request: MusicRequest) -> SongPlan:
         lm = self._meant_by(request)
         handle = self._handles[lm.deployment]
@@ -114,13 +120,18 @@ class RemoteLms:
 
 class RemoteDit:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        self._handle = handle.options(stream=True)
+        self._handle = handle
+        self._streaming = handle.options(stream=True)
 
     async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents:
         latents: Latents = await retried(
-            lambda: last_of(self._handle.denoise.remote(song), on_progress), f"the DiT {song.request.model}"
+            lambda: last_of(self._streaming.denoise.remote(song), on_progress), f"the DiT {song.request.model}"
         )
         return latents
+
+    async def codes(self, source: Source) -> tuple[int, ...]:
+        codes: tuple[int, ...] = await retried(lambda: _awaited(self._handle.codes.remote(source)), "the DiT")
+        return codes
 
 
 class RemoteVae:

@@ -70,9 +70,13 @@ class LmEngine:
         """The song's words rewritten in more detail; metadata and language it has are kept as they are."""
         return await self._planner(ignore).format(song, self._or_default(drawing))
 
-    async def understand(self, codes: tuple[int, ...], drawing: Drawing | None = None) -> SongPlan:
-        """What audio codes sound like: caption, metadata, lyrics."""
-        return await self._planner(ignore).understand(codes, self._or_default(drawing))
+    async def understand(self, codes: tuple[int, ...], request: MusicRequest | None = None) -> SongPlan:
+        """What audio codes sound like: caption, metadata, lyrics; drawn as the request says, where there is one."""
+        if request is None:
+            return await self._planner(ignore).understand(codes, self._or_default(None))
+        self._check_is_meant(request)
+        drawing = Drawing.of(request, self._writer.order, request.seeds[0])
+        return self._with_remarks(await self._planner(ignore).understand(codes, drawing), request)
 
     async def warm_up(self) -> None:
         """A guided answer of a few codes, so that the first caller does not wait for what is made on first use."""

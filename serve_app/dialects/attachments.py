@@ -17,15 +17,18 @@ AUDIO = "/v1/audio"  # where tracks are fetched
 AUDIO_FILES = frozenset({*SOURCE_FILES, *REFERENCE_FILES})
 
 
-def find_attachments(given: Given, fields: Fields, *, has_codes: bool) -> tuple[Attachments, list[str]]:
+def find_attachments(
+    given: Given, fields: Fields, *, has_codes: bool, is_heard: bool = False
+) -> tuple[Attachments, list[str]]:
     """What is attached, and what of it is not used: a file wins over an address. A source that nothing is made from is
-    tolerated, since the studio's clients send one with every task. Raises InvalidRequest."""
+    tolerated, since the studio's clients send one with every task; one that `is_heard` is analysed, whatever the task.
+    Raises InvalidRequest."""
     sources = _sent(given, fields, SOURCE_FILES, "src_audio_path")
     references = _sent(given, fields, REFERENCE_FILES, "reference_audio_path")
     warnings = [f"{name}: not a file, not used" for name in sorted(AUDIO_FILES) if fields.values.get(name)]
     warnings += [f"{name}: not used, {sent[0]} was sent" for sent in (sources, references) for name in sent[1:]]
     reason = ""
-    if given["task_type"] == Task.TEXT2MUSIC:
+    if given["task_type"] == Task.TEXT2MUSIC and not is_heard:
         reason = "not used by text2music"
     elif has_codes:
         reason = "not used, audio codes stand in for it"

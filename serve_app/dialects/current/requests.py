@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from models.errors import InvalidRequest
-from models.music import MAX_AUDIO_CODE, MAX_SEED, MAX_SONGS, AudioFormat, MusicRequest
+from models.music import HEARD, MAX_AUDIO_CODE, MAX_SEED, MAX_SONGS, Analysis, AudioFormat, MusicRequest, Task
 from serve_app.dialects.attachments import AUDIO_FILES, find_attachments
 from serve_app.dialects.bodies import Fields
+from serve_app.dialects.current.analysis import analysis_of, check_source, not_used_by
 from serve_app.dialects.desk import Attachments, Catalogue
 from serve_app.dialects.parameters import BY_NAME, Given
 from serve_app.jobs.job import Priority
@@ -79,17 +80,20 @@ BLANK_IS_NONE = {
 def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, Attachments, list[str]]:
     """The canonical request, the audio it is about, and what was sent that could not be used. Raises InvalidRequest."""
     given = Given(fields.values)
-    songs = given["batch_size"] or SONGS_UNLESS_GIVEN
+    analysis = analysis_of(given)
+    songs = 1 if analysis else given["batch_size"] or SONGS_UNLESS_GIVEN
     if not 1 <= songs <= MAX_SONGS:
         raise InvalidRequest(f"batch_size {songs} is out of range; allowed: 1 to {MAX_SONGS}")
     seeds, warnings = _seeds(given, songs)
     retake_seeds, not_retaken = _retake_seeds(given, songs)
-    codes = _codes(given["audio_code_string"], songs)
-    attachments, not_attached = find_attachments(given, fields, has_codes=bool(codes))
+    codes = () if analysis is Analysis.CODES else _codes(given["audio_code_string"], songs)
+    attachments, not_attached = find_attachments(given, fields, has_codes=bool(codes), is_heard=analysis in HEARD)
+    check_source(analysis, attachments, has_codes=bool(codes))
     strange = [*given.unknown(AUDIO_FILES), *sorted(fields.files.keys() - AUDIO_FILES)]
     warnings += [
         *not_retaken,
         *not_attached,
+        *not_used_by(analysis, given),
         *given.not_applied(),
         *(f"{name}: not known here, not used" for name in strange),
     ]
@@ -97,6 +101,8 @@ def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, Atta
     if values["audio_format"] in LOSSLESS and values.pop("audio_bitrate", None) is not None:
         warnings.append(f"audio_bitrate: not used, {values['audio_format']} has none")
     values |= {"seeds": seeds, "retake_seeds": retake_seeds, "audio_codes": codes}
+    if analysis:
+        values |= {"analysis": analysis, "task_type": Task.TEXT2MUSIC}
     return validated(values), attachments, warnings
 
 

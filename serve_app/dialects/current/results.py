@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from models.music import Made, MusicRequest, SongPlan
+from models.music import Analysis, Made, MusicRequest, SongPlan
+from serve_app.dialects.current.analysis import codes_text, heard_codes, heard_song
 from serve_app.jobs.job import Job, Stats, Status
 
 ENVIRONMENT = "development"  # what the reference puts into every result
@@ -15,11 +17,12 @@ NUMBER_OF = {Status.QUEUED: 0, Status.RUNNING: 0, Status.SUCCEEDED: 1, Status.FA
 
 
 def to_reply(job: Job, stats: Stats | None = None) -> dict[str, Any]:
-    """One entry of `/query_result`. `result` is JSON in a string, and a list, whatever the state.
+    """One entry of `/query_result`. `result` is JSON in a string, and a list, whatever the state; for audio
+    that is only heard, it is one object once it has been.
 
     With `stats` of the queue a job that has not ended is told when it is likely to.
     """
-    items = _tracks(job, job.made) if job.made else [_item(job)]
+    items = _result(job, job.made) if job.made else [_item(job)]
     entry = {
         "task_id": job.id,
         "status": NUMBER_OF[job.status],
@@ -60,7 +63,20 @@ def _item(job: Job) -> dict[str, Any]:
     }
 
 
-def _tracks(job: Job, made: Made) -> list[dict[str, Any]]:
+def _result(job: Job, made: Made) -> list[dict[str, Any]] | dict[str, Any]:
+    match job.request.analysis:
+        case Analysis.SONG:
+            return heard_song(made.plans[0], _metas(job.request, made.plans[0]))
+        case Analysis.CODES:
+            return heard_codes(made.plans[0])
+        case Analysis.PLAN:
+            told = {"generation_info": "Analysis Only Mode Complete", "dit_model": "None (Analysis Only)"}
+            return [item | told for item in _songs(job, made, [""])]
+        case None:
+            return _songs(job, made, [f"/v1/audio?path={quote(track.ref, safe='')}" for track in made.tracks])
+
+
+def _songs(job: Job, made: Made, files: Sequence[str]) -> list[dict[str, Any]]:
     shared = {
         "wave": "",
         "status": 1,
@@ -77,15 +93,15 @@ def _tracks(job: Job, made: Made) -> list[dict[str, Any]]:
     }
     return [
         {
-            "file": f"/v1/audio?path={quote(track.ref, safe='')}",
+            "file": file,
             "prompt": plan.caption,
             "lyrics": plan.lyrics,
             "metas": _metas(job.request, plan),
-            "audio_codes": "".join(f"<|audio_code_{code}|>" for code in plan.codes),
+            "audio_codes": codes_text(plan),
             **shared,
             **({"debug": {"lm_trace": list(plan.trace)}} if plan.trace else {}),
         }
-        for track, plan in zip(made.tracks, made.plans, strict=True)
+        for file, plan in zip(files, made.plans, strict=True)
     ]
 
 
