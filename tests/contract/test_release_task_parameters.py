@@ -77,7 +77,15 @@ LANDS: dict[str, tuple[Any, str, Any]] = {
     "retake_variance": (0.4, "retake_variance", 0.4),
 }
 TESTED_ELSEWHERE = {"use_random_seed", "seed", "batch_size", "reference_audio_path", "src_audio_path"}
-TESTED_ELSEWHERE |= {"priority", "retake_seed", "dcw_mode", "dcw_wavelet"}
+TESTED_ELSEWHERE |= {
+    "analysis_only",
+    "full_analysis_only",
+    "extract_codes_only",
+    "priority",
+    "retake_seed",
+    "dcw_mode",
+    "dcw_wavelet",
+}
 NAMED = [
     (name, LANDS[parameter.name]) for parameter in PARAMETERS if parameter.name in LANDS for name in parameter.names
 ]
@@ -223,6 +231,7 @@ REFUSED: tuple[tuple[dict[str, Any], str, str], ...] = (
 )
 NEVER_WRONG = {
     *("thinking", "sample_mode", "use_format", "use_random_seed", "use_adg", "dcw_enabled", "allow_lm_batch"),
+    *("analysis_only", "full_analysis_only", "extract_codes_only"),
     *("use_cot_caption", "use_cot_language", "constrained_decoding", "constrained_decoding_debug"),
 }
 REFUSED_ELSEWHERE = {"src_audio_path", "reference_audio_path"}

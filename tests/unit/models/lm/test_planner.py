@@ -433,3 +433,16 @@ def test_too_few_codes_for_the_length_asked_fail_the_song(vocabulary: Vocabulary
     engine, _ = engine_with(vocabulary, METADATA, CODES)
     with pytest.raises(BadPlan, match="3 audio codes where at least 50"):
         planned(engine, asked(thinking=True, audio_duration=10.0))
+
+
+def test_codes_are_understood_as_a_request_says(vocabulary: Vocabulary) -> None:
+    engine, backend = engine_with(vocabulary, SONG)
+
+    song = asyncio.run(engine.understand((1, 2), asked(lm_temperature=0.3, seeds=(9,), lm_backend="pt")))
+
+    (run,) = backend.runs
+    assert (run.decoding.sampling.temperature, run.decoding.seed) == (0.3, 9)
+    assert (song.caption, song.metas.bpm) == ("Warm jazz trio.", 88)
+    assert [remark.split(":")[0] for remark in song.remarks] == ["lm_backend"]
+    with pytest.raises(UnknownModel):
+        asyncio.run(engine.understand((1, 2), asked(lm_model="another")))
