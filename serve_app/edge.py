@@ -8,23 +8,25 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import AceError, Overloaded, RequestError
+from serve_app.artifacts.face import StorageFailed
 from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
 from serve_app.dialects.current.models import ModelsFormat
 from serve_app.dialects.current.routes import routes as current_routes
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.replies import refusal
 from serve_app.keys import Keyring
+from serve_app.middleware import AnswerFaults, BodyLimits, CheckHead, LimitBody, NameRequests
 
 log = logging.getLogger(__name__)
 
+STORAGE_RETRY_AFTER_S = 60  # a guess: until somebody made room, or the store is back
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 CONFLICT = "idempotency_conflict"  # code of the refusal that is no fault of the request itself
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
@@ -32,73 +34,59 @@ LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 @dataclass(frozen=True, slots=True)
 class EdgeOptions:
-    """`cors_origins` are allowed besides pages of this machine and files opened in a browser."""
+    """Pages of this machine, and files opened in a browser, may call only a server that `is_local`, which nobody else
+    can reach, and that needs no key; otherwise those of `cors_origins` may."""
 
     keyring: Keyring = field(default_factory=Keyring)
     cors_origins: tuple[str, ...] = ()
     models_format: ModelsFormat = "wrapped"
-    max_body_bytes: int = 64 * 2**20
-    max_upload_bytes: int = 256 * 2**20  # of a body with files, which does not stay in memory
+    is_local: bool = True
+    body: BodyLimits = field(default_factory=BodyLimits)
+    tells_request_id: bool = True  # not behind a proxy that does
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
     app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
     app.include_router(current_routes(desk, Access(options.keyring), options.models_format))
-    app.add_middleware(LimitBody, max_bytes=options.max_body_bytes, max_upload_bytes=options.max_upload_bytes)
+    _add_middleware(app, options)
+    _add_refusals(app, desk)
+    return app
+
+
+def _add_middleware(app: FastAPI, options: EdgeOptions) -> None:
+    """From the inside to the outside."""
+    app.add_middleware(AnswerFaults)
+    app.add_middleware(LimitBody, limits=options.body)
+    app.add_middleware(CheckHead, keyring=options.keyring)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=options.cors_origins,
-        allow_origin_regex=LOCAL_ORIGINS,
+        allow_origin_regex=LOCAL_ORIGINS if options.is_local and options.keyring.is_open else None,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["Content-Range", "Accept-Ranges", "ETag", "Retry-After"],
+        expose_headers=["Content-Range", "Accept-Ranges", "ETag", "Location", "Retry-After", "X-Request-ID"],
     )
+    app.add_middleware(NameRequests, tells=options.tells_request_id)
 
+
+def _add_refusals(app: FastAPI, desk: Desk) -> None:
     async def refuse_overloaded(_: Request, error: Exception) -> JSONResponse:
         retry_after_s = error.retry_after_s if isinstance(error, TooManyRequests) else await desk.retry_after_s()
         return refusal(429, str(error), {"Retry-After": str(retry_after_s)})
 
     app.add_exception_handler(Overloaded, refuse_overloaded)
+    app.add_exception_handler(StorageFailed, _refuse_storage)
     app.add_exception_handler(Unauthorized, _refuse_unauthorized)
     app.add_exception_handler(Forbidden, _refuse_forbidden)
     app.add_exception_handler(RequestError, _refuse_request)
     app.add_exception_handler(StarletteHTTPException, _refuse_http)
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
-    app.add_exception_handler(Exception, _refuse_unexpected)
-    return app
 
 
-class LimitBody:
-    """Refuses a body that is or grows too large with 413, before more of it is in memory or, with files, on disk."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-        self._max_upload_bytes = max_upload_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        has_files = headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data")
-        most = self._max_upload_bytes if has_files else self._max_bytes
-        complaint = f"the request body is larger than {most} bytes"
-        announced = headers.get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > most:
-            await refusal(413, complaint)(scope, receive, send)
-            return
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > most:
-                raise HTTPException(413, complaint)
-            return message
-
-        await self._app(scope, counted, send)
+async def _refuse_storage(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, StorageFailed)
+    log.error("audio could not be stored or read: %s", error)
+    return refusal(503, error.public_message, {"Retry-After": str(STORAGE_RETRY_AFTER_S)})
 
 
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:
@@ -123,10 +111,3 @@ async def _refuse_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     faults: list[dict[str, Any]] = [{key: fault[key] for key in ("loc", "msg", "type")} for fault in error.errors()]
     return refusal(422, faults)
-
-
-async def _refuse_unexpected(request: Request, error: Exception) -> JSONResponse:
-    """The reason stays in the log."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    public = isinstance(error, AceError) and error.is_public
-    return refusal(500, str(error) if public else "Internal Server Error")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from models.errors import InvalidAudio, InvalidRequest
+from models.errors import InvalidRequest
 
 CHUNK = 256 * 1024
 NOT_ALLOWED = "absolute audio file paths are not allowed"  # the reference's words
@@ -20,11 +20,10 @@ class AudioRoots:
     """Folders, and everything below them but links: each step of a path is opened without following one, so that a
     link that is put there meanwhile leads nowhere either."""
 
-    def __init__(self, roots: Sequence[Path] = (), max_bytes: int = 256 * 2**20) -> None:
+    def __init__(self, roots: Sequence[Path] = ()) -> None:
         """A root may itself be a link, and is then known under both names."""
         real = {PurePosixPath(root): PurePosixPath(os.path.realpath(root)) for root in roots}
         self._roots = {**{folder: folder for folder in real.values()}, **real}
-        self._max_bytes = max_bytes
 
     async def read(self, path: str) -> AsyncIterator[bytes]:
         """The content of a file, in chunks read beside the event loop. Raises InvalidRequest."""
@@ -42,13 +41,9 @@ class AudioRoots:
             where = "outside the folders that this server reads" if self._roots else "by this server"
             raise InvalidRequest(f"{path!r}: {NOT_ALLOWED} {where}")
         try:
-            file = _open_below(self._roots[root], asked.relative_to(root).parts)
+            return _open_below(self._roots[root], asked.relative_to(root).parts)
         except OSError:
             raise InvalidRequest(f"{path!r}: {NOT_THERE}") from None
-        if (size := os.fstat(file.fileno()).st_size) > self._max_bytes:
-            file.close()
-            raise InvalidAudio(f"{path!r} has {size} bytes; allowed: {self._max_bytes}")
-        return file
 
 
 def _open_below(root: PurePosixPath, parts: tuple[str, ...]) -> BinaryIO:

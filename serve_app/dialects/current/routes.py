@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -18,6 +17,7 @@ from serve_app.dialects.desk import Desk
 from serve_app.dialects.downloads import send_track
 from serve_app.dialects.parameters import openapi_body
 from serve_app.dialects.replies import envelope
+from serve_app.dialects.strict_json import BadJson, read_json
 from serve_app.jobs.job import Idempotency, Terms
 
 IDS_AT_MOST = 1000
@@ -27,8 +27,8 @@ def read_task_ids(value: Any) -> list[str]:
     """A list, JSON of one in a string, ids separated by commas, or one id."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError:
+            value = read_json(value)
+        except BadJson:
             value = value.split(",")
     if isinstance(value, str):
         value = [value]

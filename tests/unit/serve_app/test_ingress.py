@@ -11,7 +11,7 @@ from ray.serve.exceptions import RayServeException
 from models.errors import DeadlineExceeded, InvalidRequest, Overloaded, UnknownAdapter, UnknownModel
 from models.music import Metas, MusicRequest, SongPlan
 from serve_app.dialects.desk import Attachments
-from serve_app.ingress import ASKED_AT_ONCE, FrontDesk, catalogue_of
+from serve_app.ingress import ASKED_AT_ONCE, FrontDesk, catalogue_of, warnings_of_disk
 from serve_app.jobs.job import Idempotency, Status, Terms
 from serve_app.settings import AppSettings
 from tests.unit.serve_app.test_intake import wav
@@ -62,7 +62,7 @@ def handle() -> FakeHandle:
 @pytest.fixture
 async def desk(tmp_path: Path, handle: FakeHandle) -> AsyncIterator[FrontDesk]:
     as_handle: Any = handle
-    desk = FrontDesk(settings(tmp_path), as_handle, {})
+    desk = FrontDesk(settings(tmp_path), as_handle)
     async with desk.open():
         yield desk
 
@@ -111,7 +111,7 @@ async def test_what_this_server_cannot_make_is_refused_and_leaves_nothing(
 
 async def test_without_an_lm_what_needs_one_is_refused(tmp_path: Path, handle: FakeHandle) -> None:
     as_handle: Any = handle
-    desk = FrontDesk(settings(tmp_path, lm=None), as_handle, {})
+    desk = FrontDesk(settings(tmp_path, lm=None), as_handle)
     async with desk.open():
         with pytest.raises(InvalidRequest, match="runs no LM"):
             await desk.submit(request(thinking=True), "")
@@ -159,7 +159,7 @@ def desk_with(fake: FakeLm, folder: Path, **changes: Any) -> FrontDesk:
     set_up, handle = settings(folder, **changes), FakeHandle()
     lms: Any = {each.deployment: fake for each in set_up.lm}
     as_handle: Any = handle
-    return FrontDesk(set_up, as_handle, lms)
+    return FrontDesk(set_up, as_handle, lms=lms)
 
 
 async def test_the_lm_is_asked_without_a_job(tmp_path: Path, lm: FakeLm) -> None:
@@ -222,3 +222,16 @@ async def test_a_repeated_request_is_one_job_and_keeps_its_audio_once(desk: Fron
     again = await desk.submit(cover, "", Attachments(source=song()), terms)
     assert again.id == first.id
     assert [path.name for path in (tmp_path / "uploads").iterdir()] == [f"{first.id}.source"]
+
+
+@pytest.mark.parametrize(("high_water", "is_told"), [(0.000001, True), (1.0, False)])
+def test_a_disk_that_fills_up_is_a_warning(tmp_path: Path, high_water: float, is_told: bool) -> None:
+    warnings = warnings_of_disk(settings(tmp_path, disk_high_water=high_water))
+    assert [("% full" in warning, str(tmp_path) in warning) for warning in warnings] == [(True, False)] * is_told
+
+
+def test_a_disk_with_neither_jobs_nor_audio_warns_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = settings(tmp_path, disk_high_water=0.000001, artifacts="s3://bucket/songs")
+    assert warnings_of_disk(elsewhere) != []
+    monkeypatch.setenv("ACESTEP_DATABASE_URL", "postgresql://anna@host/jobs")
+    assert warnings_of_disk(elsewhere) == []

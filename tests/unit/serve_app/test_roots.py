@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import InvalidAudio, RequestError
+from models.errors import RequestError
 from serve_app.roots import AudioRoots
 
 SOUND = b"RIFF" + bytes(300_000)
@@ -65,8 +65,3 @@ async def test_what_is_no_plain_file_is_not_waited_for(root: Path) -> None:
     for path in ("pipe", "inner", "", "absent", "inner/a.wav/b", "x" * 300):
         with pytest.raises(RequestError, match="no audio file is there"):
             await read(AudioRoots([root]), root / path)
-
-
-async def test_a_file_that_is_too_large_is_refused(root: Path) -> None:
-    with pytest.raises(InvalidAudio, match="300004 bytes; allowed: 1000"):
-        await read(AudioRoots([root], max_bytes=1000), root / "inner" / "a.wav")
