@@ -77,7 +77,7 @@ def check_request(request: MusicRequest, variant: Variant) -> None:
     if task not in variant.tasks:
         raise InvalidRequest(f"task_type {task.value!r} is not one of {variant.name}'s: {', '.join(variant.tasks)}")
     if request.analysis is not None:
-        _check_analysis(request)
+        _check_analysis(request.analysis, request)
     if request.audio_codes and task not in CODE_TASKS:
         raise InvalidRequest(f"audio codes are for task_type {' or '.join(CODE_TASKS)}, not for {task.value!r}")
     if task in SOURCE_TASKS and request.src_audio is None and not request.audio_codes:
@@ -90,16 +90,15 @@ def check_request(request: MusicRequest, variant: Variant) -> None:
         _check_timesteps(request.timesteps, variant)
 
 
-def _check_analysis(request: MusicRequest) -> None:
-    analysis = request.analysis
+def _check_analysis(analysis: Analysis, request: MusicRequest) -> None:
     if request.task_type is not Task.TEXT2MUSIC or request.songs > 1:
         raise InvalidRequest(
-            f"analysis {analysis!r} of {request.songs} songs with task_type {request.task_type!r}; allowed: of one, "
-            f"with {Task.TEXT2MUSIC!r}"
+            f"analysis {analysis.value!r} of {request.songs} songs with task_type {request.task_type.value!r}; "
+            f"allowed: of one, with {Task.TEXT2MUSIC.value!r}"
         )
     has_codes = bool(request.audio_codes) and analysis is Analysis.SONG
     if analysis in HEARD and request.src_audio is None and not has_codes:
-        raise InvalidRequest(f"analysis {analysis!r} is made of source audio, and there is none")
+        raise InvalidRequest(f"analysis {analysis.value!r} is made of source audio, and there is none")
 
 
 def _check_timesteps(timesteps: tuple[float, ...], variant: Variant) -> None:

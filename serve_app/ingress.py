@@ -16,7 +16,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from models.audio import check_encoding
-from models.checkpoints import adapter_named, check_request, variant_named
+from models.checkpoints import adapter_named, adapters_in, check_request, variant_named
 from models.errors import AceError, DeadlineExceeded, InvalidRequest, Overloaded, UnknownModel
 from models.music import MusicRequest, SongPlan
 from models.pipeline import needs_lm
@@ -147,6 +147,9 @@ class FrontDesk:
 
     async def cancel(self, id_: str, owner: str) -> Job | None:
         return await self.store.cancel(id_, owner)
+
+    async def adapters(self) -> tuple[str, ...]:
+        return await asyncio.to_thread(adapters_in, self._settings.adapters_folder)
 
     async def describe(self, request: MusicRequest) -> SongPlan:
         self._check_models(request)

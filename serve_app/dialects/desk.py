@@ -125,6 +125,10 @@ class Desk(Protocol):
         """The job as it is now; `None` for one that is unknown or somebody else's."""
         ...
 
+    async def adapters(self) -> tuple[str, ...]:
+        """The names of all there are."""
+        ...
+
     async def describe(self, request: MusicRequest) -> SongPlan:
         """Asks the LM at once, without a job: a song of the request's own words and metadata, completed as its
         `sample_query` and `use_format` ask. Raises RequestError, Overloaded, DeadlineExceeded or EngineError."""

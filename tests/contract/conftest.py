@@ -150,6 +150,9 @@ class FakeDesk:
         (job,) = await self.look_up([id_], owner)
         return None if job is None else replace(job, status=Status.CANCELLED)
 
+    async def adapters(self) -> tuple[str, ...]:
+        return ("lo-fi",)
+
     async def describe(self, request: MusicRequest) -> SongPlan:
         self.asked.append(request)
         if isinstance(self.described, AceError):

@@ -90,7 +90,62 @@ async def test_what_this_server_does_not_do_says_so(client: httpx.AsyncClient, m
     assert reply.json()["error"].endswith("is not part of this server; it makes music and trains nothing")
 
 
-@pytest.mark.parametrize("path", ["/v1/init", "/v1/reinitialize", "/v1/training/start"])
+HOW = "Many share this server, so no adapter is set for all of them: send "
+
+
+@pytest.mark.parametrize("written", ["lo-fi", "/srv/adapters/lo-fi/", "adapters/lo-fi.safetensors"])
+async def test_an_adapter_is_not_loaded_for_all_and_the_refusal_says_what_to_send(
+    client: httpx.AsyncClient, desk: FakeDesk, written: str
+) -> None:
+    reply = await client.post("/v1/lora/load", json={"lora_path": written})
+    assert reply.status_code == 400
+    said = "adapter 'lo-fi' is here already. " + HOW
+    assert reply.json()["detail"] == f'{said}"loras": [{{"name": "lo-fi", "scale": 1}}] with each request'
+    assert (await client.post("/release_task", json={"loras": [{"name": "lo-fi", "scale": 1}]})).status_code == 200
+    assert desk.jobs[-1].request.loras[0].name == "lo-fi"
+
+
+async def test_an_adapter_that_is_not_there_is_refused_with_those_that_are(client: httpx.AsyncClient) -> None:
+    reply = await client.post("/v1/lora/load", json={"lora_path": "/etc/passwd"})
+    assert (reply.status_code, reply.json()["detail"]) == (400, "no adapter is called 'passwd'; known are lo-fi")
+
+
+async def test_adapters_are_off_for_all_and_stay_so(client: httpx.AsyncClient) -> None:
+    off = (await client.post("/v1/lora/toggle", json={"use_lora": False})).json()
+    assert (off["code"], off["data"]) == (200, {"message": "✅ LoRA disabled", "use_lora": False})
+    assert (await client.post("/v1/lora/unload")).json()["data"] == {"message": "⚠️ No LoRA adapter loaded."}
+    for path, body in (("toggle", {"use_lora": True}), ("scale", {"scale": 0.5, "adapter_name": "lo-fi"})):
+        reply = await client.post(f"/v1/lora/{path}", json=body)
+        assert (reply.status_code, reply.json()["code"], reply.json()["data"]) == (200, 400, None)
+        assert reply.json()["error"].startswith(HOW)
+    assert '"scale": 0.5' in reply.json()["error"]
+
+
+async def test_the_adapters_that_requests_may_name_are_listed(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/v1/lora/status")).json()["data"] == {
+        "lora_loaded": False,
+        "use_lora": False,
+        "lora_scale": 1.0,
+        "adapter_type": None,
+        "scales": {},
+        "active_adapter": None,
+        "adapters": ["lo-fi"],
+        "synthetic_default_mode": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("load", {}), ("toggle", {"use_lora": "perhaps"}), ("scale", {"scale": 1.5})], ids=str
+)
+async def test_an_adapter_is_asked_for_as_documented(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    assert (await client.post(f"/v1/lora/{path}", json=body)).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/init", "/v1/reinitialize", "/v1/training/start", "/v1/lora/unload", "/v1/transcribe"]
+)
 async def test_the_server_is_run_by_a_key_with_that_scope(connect: Connect, tmp_path: Path, path: str) -> None:
     (tmp_path / "keys.yaml").write_text(f"keys:\n- {{name: user, sha256: {hashlib.sha256(b'user').hexdigest()}}}\n")
     async with connect(keyring=Keyring(["root"], tmp_path / "keys.yaml")) as client:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from models.errors import InvalidRequest
 from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.bodies import read_fields, read_query_fields
-from serve_app.dialects.current import management, models, samples, words
+from serve_app.dialects.current import adapters, management, models, samples, words
 from serve_app.dialects.current.models import ModelsFormat
 from serve_app.dialects.current.requests import priority_of, to_request
 from serve_app.dialects.current.results import eta_seconds, to_reply, unknown_reply
@@ -43,6 +43,7 @@ def routes(desk: Desk, access: Access, models_format: ModelsFormat = "wrapped") 
     router.include_router(words.routes(desk, access))
     router.include_router(samples.routes(access))
     router.include_router(models.routes(desk, access, models_format))
+    router.include_router(adapters.routes(desk, access))
     router.include_router(management.routes(desk, access))
 
     @router.post("/release_task", openapi_extra=openapi_body(has_files=True))
