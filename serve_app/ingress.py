@@ -34,6 +34,7 @@ from serve_app.middleware import BodyLimits
 from serve_app.remote import RemoteLms
 from serve_app.roots import AudioRoots
 from serve_app.settings import AppSettings, keyring_of, models_format_of
+from serve_app.webhooks import WebhookGate
 
 ASKED_AT_ONCE = 8  # of the LM, without a job, by one replica
 
@@ -74,6 +75,7 @@ class FrontDesk:
         self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._artifacts = artifacts_of(settings)
         self._intake = Intake(self._artifacts, AudioRoots(settings.audio_roots))
+        self._webhooks = WebhookGate(settings.webhooks)
         self._store: JobStore | None = None
         self._watch: Watch | None = None
 
@@ -109,6 +111,8 @@ class FrontDesk:
     ) -> Job:
         id_ = str(uuid.uuid4())
         request = with_audio(request, attached, id_)
+        if terms.webhook is not None:
+            self._webhooks.check(terms.webhook)
         await self._check(request)
         await self._intake.take(request, attached, owner)
         try:
@@ -138,9 +142,12 @@ class FrontDesk:
             yield event
 
     async def wait(self, id_: str, owner: str, within_s: float) -> Job | None:
+        (job,) = await self.store.get([id_], owner)
+        if job is None or job.status.is_final:
+            return job
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                async for _ in self.watch(id_, owner):
+                async for _ in self.watch(id_, owner, job.events):
                     pass
         (job,) = await self.store.get([id_], owner)
         return job
@@ -222,6 +229,7 @@ class Ingress:
             is_local=is_loopback(self._host),
             body=body,
             tells_request_id=False,
+            generation_timeout_s=api.generation_timeout_s,
         )
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
