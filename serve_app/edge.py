@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
@@ -16,10 +16,13 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import AceError, Overloaded, RequestError
+from serve_app.dialects import music_jobs
 from serve_app.dialects.access import Access, Unauthorized
 from serve_app.dialects.current.routes import routes as current_routes
 from serve_app.dialects.desk import Desk
+from serve_app.dialects.gradio_v1 import routes as gradio_v1
 from serve_app.dialects.replies import refusal
+from serve_app.examples import Examples
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +38,31 @@ class EdgeOptions:
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 64 * 2**20
     max_upload_bytes: int = 256 * 2**20  # of a body with files, which does not stay in memory
+    generation_timeout_s: float = 600.0  # of callers who wait for a song in the request itself
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
-    app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
-    app.include_router(current_routes(desk, Access(options.keys)))
+    access = Access(options.keys)
+    dialects = (
+        current_routes(desk, access),
+        music_jobs.routes(desk, access),
+        gradio_v1.routes(desk, access, Examples.load(), options.generation_timeout_s),
+    )
+    return _guarded(FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan), dialects, desk, options)
+
+
+def build_v1_api(desk: Desk, options: EdgeOptions, is_ready: gradio_v1.IsReady) -> FastAPI:
+    """The v1 API alone, for a port of its own."""
+    dialects = (
+        gradio_v1.health_route(is_ready),
+        gradio_v1.routes(desk, Access(options.keys), Examples.load(), options.generation_timeout_s),
+    )
+    return _guarded(FastAPI(title="ACE-Step server, v1 API", version="1.0"), dialects, desk, options)
+
+
+def _guarded(app: FastAPI, dialects: Iterable[APIRouter], desk: Desk, options: EdgeOptions) -> FastAPI:
+    for dialect in dialects:
+        app.include_router(dialect)
     app.add_middleware(LimitBody, max_bytes=options.max_body_bytes, max_upload_bytes=options.max_upload_bytes)
     app.add_middleware(
         CORSMiddleware,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,12 +21,13 @@ from models.music import MusicRequest
 from models.pipeline import needs_lm
 from serve_app.artifacts import LocalArtifacts, LocalUploads
 from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, TrackFile
-from serve_app.edge import EdgeOptions, build_api
+from serve_app.edge import EdgeOptions, build_api, build_v1_api
 from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.jobs.watching import Watch
-from serve_app.settings import AppSettings, read_api_keys
+from serve_app.settings import AppSettings, read_api_keys, read_v1_port
+from serve_app.v1_port import listening
 
 
 def catalogue_of(settings: AppSettings) -> Catalogue:
@@ -165,16 +166,22 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         @asynccontextmanager
         async def open_desk(_: FastAPI) -> AsyncIterator[None]:
-            async with self._desk.open():
+            async with self._desk.open(), self._v1_port(options):
                 yield
 
         api = self._settings.api
         limits = (api.max_body_mib * 2**20, api.max_upload_mib * 2**20)
-        options = EdgeOptions(read_api_keys(api), api.cors_origins, *limits)
+        options = EdgeOptions(read_api_keys(api), api.cors_origins, *limits, api.generation_timeout_s)
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
         app.add_api_route("/readyz", tell_readiness, response_model=None)
         return app
+
+    def _v1_port(self, options: EdgeOptions) -> AbstractAsyncContextManager[int | None]:
+        port = read_v1_port(self._settings.api)
+        if port is None:
+            return nullcontext()
+        return listening(build_v1_api(self._desk, options, is_ready), self._settings.api.v1_host, port)
 
 
 async def say_alive() -> dict[str, str]:
@@ -183,8 +190,21 @@ async def say_alive() -> dict[str, str]:
 
 async def tell_readiness() -> JSONResponse:
     """200 once every deployment of this application is healthy, else 503; either way, deployment by deployment."""
+    components = await _components()
+    ready = _are_healthy(components)
+    return JSONResponse({"ready": ready, "components": components}, 200 if ready else 503)
+
+
+async def is_ready() -> bool:
+    return _are_healthy(await _components())
+
+
+async def _components() -> dict[str, str]:
+    """Deployments of this application, and how they are."""
     status = await asyncio.to_thread(serve.status)
     application = status.applications[serve.get_replica_context().app_name]
-    components = {name: str(deployment.status.value) for name, deployment in application.deployments.items()}
-    is_ready = all(state == "HEALTHY" for state in components.values())
-    return JSONResponse({"ready": is_ready, "components": components}, 200 if is_ready else 503)
+    return {name: str(deployment.status.value) for name, deployment in application.deployments.items()}
+
+
+def _are_healthy(components: Mapping[str, str]) -> bool:
+    return all(state == "HEALTHY" for state in components.values())

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from models.checkpoints import variant_named
 
 PROJECT = Path(__file__).resolve().parent.parent
+V1_PORT_FROM = "ACESTEP_V1_PORT"
 
 
 class Settings(BaseModel):
@@ -86,6 +87,9 @@ class ApiSettings(Settings):
     cors_origins: tuple[str, ...] = ()  # besides pages of this machine
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
+    generation_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # of callers who wait for a song in the request itself
+    v1_port: Annotated[int, Field(ge=1, le=65_535)] | None = None  # the v1 API alone; or else from ACESTEP_V1_PORT
+    v1_host: str = "127.0.0.1"  # where that port is listened at
 
 
 def _listed(value: object) -> object:
@@ -155,3 +159,15 @@ class AppSettings(Settings):
 
 def read_api_keys(settings: ApiSettings) -> tuple[str, ...]:
     return tuple(key.strip() for key in os.environ.get(settings.keys_from, "").split(",") if key.strip())
+
+
+def read_v1_port(settings: ApiSettings) -> int | None:
+    """Raises ValueError for a variable that holds no port."""
+    if settings.v1_port is not None:
+        return settings.v1_port
+    text = os.environ.get(V1_PORT_FROM, "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 65_535:
+        raise ValueError(f"{V1_PORT_FROM} is {text!r}; allowed: 1 to 65535")
+    return int(text)

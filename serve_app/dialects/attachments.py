@@ -41,10 +41,10 @@ def _sent(given: Given, fields: Fields, files: Sequence[str], path: str) -> list
 def _attached(given: Given, fields: Fields, names: Sequence[str]) -> Attached | None:
     if not names:
         return None
-    return fields.files[names[0]] if names[0] in fields.files else _track_id(names[0], given[names[0]].strip())
+    return fields.files[names[0]] if names[0] in fields.files else track_id(names[0], given[names[0]].strip())
 
 
-def _track_id(name: str, value: str) -> str:
+def track_id(name: str, value: str) -> str:
     """Of a finished track, from its id or from the address it is fetched at. Nothing else is ever opened."""
     if not re.search(r"[/\\:]", value):
         return value

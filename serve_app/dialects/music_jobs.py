@@ -92,7 +92,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
         async with read_fields(request) as fields:
             return await take(request, fields)
 
-    @router.post("/v1/music/random", openapi_extra=openapi_body(is_required=False))
+    @router.post("/v1/music/random", openapi_extra={"requestBody": openapi_body()["requestBody"] | {"required": False}})
     async def random(request: Request) -> dict[str, Any]:
         """A job whose words the LM invents. Without a body, the query has the parameters; `thinking` is true."""
         if not await request.body():
