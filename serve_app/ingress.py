@@ -26,7 +26,7 @@ from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.jobs.watching import Watch
-from serve_app.settings import AppSettings, read_api_keys, read_v1_port
+from serve_app.settings import AppSettings, read_api_keys
 from serve_app.v1_port import listening
 
 
@@ -178,10 +178,10 @@ class Ingress:
         return app
 
     def _v1_port(self, options: EdgeOptions) -> AbstractAsyncContextManager[int | None]:
-        port = read_v1_port(self._settings.api)
-        if port is None:
+        api = self._settings.api
+        if api.v1_port is None:
             return nullcontext()
-        return listening(build_v1_api(self._desk, options, is_ready), self._settings.api.v1_host, port)
+        return listening(build_v1_api(self._desk, options, is_ready), api.v1_host, api.v1_port)
 
 
 async def say_alive() -> dict[str, str]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from models.checkpoints import variant_named
 
 PROJECT = Path(__file__).resolve().parent.parent
-V1_PORT_FROM = "ACESTEP_V1_PORT"
 
 
 class Settings(BaseModel):
@@ -80,6 +79,11 @@ class ConductorSettings(Settings):
     jobs: Annotated[int, Field(ge=1)] = 16  # run side by side by one replica
 
 
+def _environment(name: str) -> Any:
+    """What a variable holds; one that is empty is not set."""
+    return os.environ.get(name, "").strip() or None
+
+
 class ApiSettings(Settings):
     """`keys_from`: the environment variable with the API keys, separated by commas; unset or empty means no key."""
 
@@ -88,7 +92,9 @@ class ApiSettings(Settings):
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
     generation_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # of callers who wait for a song in the request itself
-    v1_port: Annotated[int, Field(ge=1, le=65_535)] | None = None  # the v1 API alone; or else from ACESTEP_V1_PORT
+    v1_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(  # of the v1 API alone; unless said, none
+        default_factory=lambda: _environment("ACESTEP_V1_PORT"), validate_default=True
+    )
     v1_host: str = "127.0.0.1"  # where that port is listened at
 
 
@@ -112,7 +118,7 @@ class AppSettings(Settings):
     vae: VaeSettings = VaeSettings()
     queue: QueueSettings = QueueSettings()
     conductor: ConductorSettings = ConductorSettings()
-    api: ApiSettings = ApiSettings()
+    api: ApiSettings = Field(default_factory=ApiSettings)
 
     @model_validator(mode="after")
     def _names_each_model_once(self) -> AppSettings:
@@ -159,15 +165,3 @@ class AppSettings(Settings):
 
 def read_api_keys(settings: ApiSettings) -> tuple[str, ...]:
     return tuple(key.strip() for key in os.environ.get(settings.keys_from, "").split(",") if key.strip())
-
-
-def read_v1_port(settings: ApiSettings) -> int | None:
-    """Raises ValueError for a variable that holds no port."""
-    if settings.v1_port is not None:
-        return settings.v1_port
-    text = os.environ.get(V1_PORT_FROM, "").strip()
-    if not text:
-        return None
-    if not text.isdecimal() or not 1 <= int(text) <= 65_535:
-        raise ValueError(f"{V1_PORT_FROM} is {text!r}; allowed: 1 to 65535")
-    return int(text)

@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import RequestError
 from serve_app.dialects.access import Access
 from serve_app.dialects.desk import Desk
-from serve_app.dialects.downloads import send_track
+from serve_app.dialects.gradio_v1 import lookups
+from serve_app.dialects.gradio_v1.lookups import download
 from serve_app.dialects.gradio_v1.requests import DOCUMENTED, GenerateMusic, to_request
-from serve_app.dialects.gradio_v1.results import (
-    WORD_OF,
-    error_of,
-    queue_reply,
-    refusal_reply,
-    status_reply,
-    to_reply,
-)
+from serve_app.dialects.gradio_v1.results import error_of, refusal_reply, to_reply
 from serve_app.dialects.replies import refusal
 from serve_app.examples import Examples, FullExample
-from serve_app.jobs.job import Job, Status
+from serve_app.jobs.job import Job
 
 IsReady = Callable[[], Awaitable[bool]]
 
@@ -44,6 +38,7 @@ class Initialize(BaseModel):
 def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> APIRouter:
     """`within_s`: how long a caller is kept waiting for a song."""
     router = APIRouter()
+    router.include_router(lookups.routes(desk, access))
 
     def owner_of(request: Request) -> str:
         return access.owner_by_header(request)
@@ -51,12 +46,6 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
     async def take(asked: GenerateMusic, owner: str) -> tuple[Job, list[str]]:
         request, attachments, not_applied = to_request(asked, desk.catalogue)
         return await desk.submit(request, owner, attachments), not_applied
-
-    async def theirs(request_id: str, owner: str) -> Job:
-        (job,) = await desk.look_up([request_id], owner)
-        if job is None:
-            raise HTTPException(404, "Request not found")
-        return job
 
     def still_made(job: Job) -> str:
         return f"not finished within {within_s:g} s; it goes on as request {job.id}, see /status/{job.id}"
@@ -91,7 +80,7 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
             return refusal(504, still_made(job))
         if job.made is None:
             return refusal(500, error_of(job))
-        return await download(request, job.made.tracks[0].ref)
+        return await download(desk, request, job.made.tracks[0].ref)
 
     @router.post("/generate_music_async")
     async def generate_music_async(asked: GenerateMusic, owner: str = Depends(owner_of)) -> dict[str, Any]:
@@ -100,33 +89,6 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
         message = "Request has been queued for processing"
         return {"request_id": job.id, "status": "queued", "message": message, "not_applied": not_applied}
 
-    @router.get("/status/{request_id}")
-    async def status(request_id: str, owner: str = Depends(owner_of)) -> dict[str, Any]:
-        """pending, processing, completed or failed."""
-        return status_reply(await theirs(request_id, owner))
-
-    @router.get("/result/{request_id}")
-    async def result(request_id: str, owner: str = Depends(owner_of)) -> dict[str, Any]:
-        """What `/generate_music` would have answered."""
-        job = await theirs(request_id, owner)
-        if job.status is not Status.SUCCEEDED:
-            raise HTTPException(400, f"Request is {WORD_OF[job.status]}, not completed")
-        return to_reply(job)
-
-    @router.delete("/request/{request_id}")
-    async def cancel(request_id: str, owner: str = Depends(owner_of)) -> dict[str, Any]:
-        """Withdraws a song, also one that is being made."""
-        job = await theirs(request_id, owner)
-        if job.status.is_final:
-            raise HTTPException(400, f"Cannot cancel request in {WORD_OF[job.status]} status")
-        await desk.cancel(request_id, owner)
-        return {"message": "Request cancelled"}
-
-    @router.get("/queue/status")
-    async def queue_status(owner: str = Depends(owner_of)) -> dict[str, Any]:
-        """The queue in numbers."""
-        return queue_reply(await desk.stats())
-
     @router.get("/sample_data")
     async def sample_data(owner: str = Depends(owner_of)) -> dict[str, Any]:
         """An example to send to `/generate_music`."""
@@ -134,21 +96,6 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
         assert isinstance(example, FullExample)
         words = {"prompt": example.caption, "lyrics": example.lyrics, "audio_duration": example.duration}
         return {"success": True, "sample": DOCUMENTED | words}
-
-    @router.head("/outputs/{ref}", include_in_schema=False)
-    @router.get("/outputs/{ref}", response_class=Response)
-    async def output(request: Request, ref: str) -> Response:
-        """A finished file by the last part of its `audio_path`, whole or in part."""
-        access.owner_by_query(request)
-        return await download(request, ref)
-
-    async def download(request: Request, ref: str) -> Response:
-        file = await desk.open_track(ref)
-        if file is None:
-            raise HTTPException(404, "Audio file not found")
-        sent = send_track(file, request)
-        sent.headers["content-disposition"] = f'attachment; filename="{ref}"'
-        return sent
 
     return router
 
