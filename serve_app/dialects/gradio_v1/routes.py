@@ -25,7 +25,7 @@ IsReady = Callable[[], Awaitable[bool]]
 class Initialize(BaseModel):
     """What a server of one's own would be set up with."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     checkpoint_path: str = ""
     device_id: int = Field(0, ge=0)
@@ -52,10 +52,13 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
 
     @router.post("/initialize")
     async def initialize(
-        by_query: Annotated[Initialize, Query()], by_body: Initialize | None = None, owner: str = Depends(owner_of)
+        request: Request,
+        by_query: Annotated[Initialize, Query()],
+        by_body: Initialize | None = None,
+        owner: str = Depends(owner_of),
     ) -> dict[str, Any]:
         """Checks what is sent and changes nothing: the models of a shared server are its operator's."""
-        asked = sorted({*by_query.model_fields_set, *(by_body.model_fields_set if by_body else ())})
+        asked = sorted({*request.query_params, *(by_body.model_dump(exclude_unset=True) if by_body else ())})
         told = [f"{name}: not applied, the operator of this server has set up its models" for name in asked]
         return {"success": True, "message": "Pipeline initialized successfully", "not_applied": told}
 
