@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -194,4 +195,4 @@ def _told(fault: Mapping[str, Any]) -> str:
             name = V1_NAME_OF.get(str(field), str(field))
         case _:
             return str(fault["msg"])
-    return f"{name} {fault['input']!r}: {fault['msg']}"
+    return f"{name} {reprlib.repr(fault['input'])}: {fault['msg']}"
