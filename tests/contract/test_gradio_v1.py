@@ -307,3 +307,8 @@ async def test_a_key_closes_all_of_it_before_a_body_is_judged(connect: Connect) 
         headers = {"Authorization": "Bearer sesame"}
         assert (await client.get("/sample_data", headers=headers)).status_code == 200
         assert (await client.get("/outputs/abc.mp3?ai_token=sesame")).status_code == 200
+
+
+async def test_on_the_shared_port_health_has_this_apis_words_too(client: httpx.AsyncClient) -> None:
+    health = (await client.get("/health")).json()
+    assert (health["status"], health["pipeline_loaded"]) == ("ok", True)

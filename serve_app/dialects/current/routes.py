@@ -110,6 +110,6 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     async def health() -> dict[str, Any]:
         """Alive, and able to take jobs; `/readyz` tells part by part whether all models are up."""
         told = {"status": "ok", "service": "ACE-Step API", "version": "1.0"}
-        return {**envelope(told), **told, "healthy": True}
+        return {**envelope(told), **told, "healthy": True, "pipeline_loaded": True}
 
     return router
