@@ -87,6 +87,10 @@ class GenerateMusic(BaseModel):
     lora_name_or_path: str = Field("none", description="An adapter of this server, by its name.")
     lora_weight: Annotated[Finite, Field(description="-2 to 2.")] = 1.0
 
+    def documented(self) -> dict[str, Any]:
+        """All that is known here, as it was sent."""
+        return self.model_dump(include=set(GenerateMusic.model_fields))
+
 
 def to_request(asked: GenerateMusic, catalogue: Catalogue) -> tuple[MusicRequest, Attachments, list[str]]:
     """The canonical request, the audio it is about, and what of it a 1.5 model cannot do. Raises InvalidRequest.
@@ -142,7 +146,7 @@ def _seeds(sent: str | int | None) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in str("" if sent is None else sent).split(",") if part.strip())
     except ValueError:
-        raise InvalidRequest(f"manual_seeds is not a number or a list of numbers: {sent!r}") from None
+        raise InvalidRequest(f"manual_seeds is not a number or a list of numbers: {reprlib.repr(sent)}") from None
 
 
 def _not_applied(asked: GenerateMusic, model: ModelCard, seeds: tuple[int, ...], has_source: bool) -> list[str]:

@@ -72,7 +72,7 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
         job = await desk.wait(job.id, owner, within_s) or job
         if not job.status.is_final:
             return refusal_reply(still_made(job)) | {"request_id": job.id, "not_applied": not_applied}
-        return to_reply(job, asked.model_dump(), not_applied)
+        return to_reply(job, asked.documented(), not_applied)
 
     @router.post("/generate_music_direct", response_class=Response)
     async def generate_music_direct(request: Request, asked: GenerateMusic, owner: str = Depends(owner_of)) -> Response:
