@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from models.checkpoints import variant_named
+from serve_app.keys import Keyring
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -56,6 +57,10 @@ class DitSettings(Settings):
         variant_named(self.model)
         return self
 
+    @property
+    def deployment(self) -> str:
+        return f"dit-{self.model}"
+
 
 class VaeSettings(Settings):
     """`tiles`: how many pieces of twenty seconds are decoded at once; unless said four on a GPU, one on a CPU."""
@@ -88,8 +93,11 @@ class ApiSettings(Settings):
     """`keys_from`: the environment variable with the API keys, separated by commas; unset or empty means no key."""
 
     keys_from: str = "ACESTEP_API_KEY"
-    cors_origins: tuple[str, ...] = ()  # besides pages of this machine
+    keys_file: Path | None = None  # keys with names, scopes and limits; read again when it changes
+    allow_open: bool = False  # to listen beyond this machine without a key
+    cors_origins: tuple[str, ...] = ()  # without a key and on loopback, pages of this machine as well
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
+    max_bodies_mib: Annotated[int, Field(ge=1)] = 512  # of all requests at a time, in each replica of the ingress
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
     generation_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # of callers who wait for a song in the request itself
     v1_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(  # of the v1 API alone; unless said, none
@@ -130,6 +138,15 @@ class AppSettings(Settings):
             raise ValueError(f"lm names a model twice: {', '.join(lms)}; one entry for each model and backend")
         return self
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Deployments that hold one."""
+        return (*(lm.deployment for lm in self.lm), *(dit.deployment for dit in self.dit), "vae")
+
+    @property
+    def deployments(self) -> tuple[str, ...]:
+        return ("ingress", "conductor", *self.models)
+
     def lm_for(self, model: str | None, backend: str | None) -> LmSettings | None:
         """The LM a request means: of the model it names, or else of any, the first on the backend it asks for, or else
         the first. `None` where there is none of that name."""
@@ -165,3 +182,8 @@ class AppSettings(Settings):
 
 def read_api_keys(settings: ApiSettings) -> tuple[str, ...]:
     return tuple(key.strip() for key in os.environ.get(settings.keys_from, "").split(",") if key.strip())
+
+
+def keyring_of(settings: ApiSettings) -> Keyring:
+    """Raises BadKeys."""
+    return Keyring(read_api_keys(settings), settings.keys_file and PROJECT / settings.keys_file)

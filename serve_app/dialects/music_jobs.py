@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request
 
 from models.music import Made
-from serve_app.dialects.access import Access
+from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.bodies import Fields, read_fields
 from serve_app.dialects.current.requests import to_request
 from serve_app.dialects.desk import Desk
@@ -82,7 +82,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     router = APIRouter()
 
     async def take(request: Request, fields: Fields) -> dict[str, Any]:
-        owner = access.owner_by_fields(request, fields.values)
+        owner = access.owner_by_fields(request, fields.values, Scope.GENERATE)
         asked, attachments, warnings = to_request(fields, desk.catalogue)
         return accepted(await desk.submit(asked, owner, attachments), warnings)
 
@@ -103,7 +103,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     @router.get("/v1/jobs/{job_id}")
     async def job(request: Request, job_id: str) -> dict[str, Any]:
         """State of a job, when it is likely to be done, and what came of it."""
-        owner = access.owner_by_header(request)
+        owner = access.owner_by_header(request, Scope.READ)
         (seen,) = await desk.look_up([job_id], owner)
         if seen is None:
             raise HTTPException(404, "Job not found")

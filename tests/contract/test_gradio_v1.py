@@ -271,7 +271,7 @@ async def test_a_file_is_fetched_by_its_path_whole_or_in_part(client: httpx.Asyn
     assert (part.status_code, part.content) == (206, CONTENT[4:8])
     assert (await client.head("/outputs/abc.mp3")).headers["content-length"] == str(len(CONTENT))
     for path in ("/outputs/other.mp3", "/outputs/..%2Fabc.mp3", "/outputs/%2Fetc%2Fpasswd", "/outputs/%00"):
-        assert (await client.get(path)).status_code == 404
+        assert (await client.get(path)).status_code in (400, 404)
 
 
 async def test_a_request_is_withdrawn_unless_it_has_ended(client: httpx.AsyncClient, desk: FakeDesk) -> None:

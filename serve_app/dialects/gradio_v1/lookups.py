@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
-from serve_app.dialects.access import Access
+from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.downloads import send_track
 from serve_app.dialects.gradio_v1.results import WORD_OF, queue_reply, status_reply, to_reply
@@ -16,8 +16,7 @@ from serve_app.jobs.job import Job, Status
 def routes(desk: Desk, access: Access) -> APIRouter:
     router = APIRouter()
 
-    def owner_of(request: Request) -> str:
-        return access.owner_by_header(request)
+    reading, generating = access.asking(Scope.READ), access.asking(Scope.GENERATE)
 
     async def theirs(request_id: str, owner: str) -> Job:
         (job,) = await desk.look_up([request_id], owner)
@@ -26,12 +25,12 @@ def routes(desk: Desk, access: Access) -> APIRouter:
         return job
 
     @router.get("/status/{request_id}")
-    async def status(request_id: str, owner: str = Depends(owner_of)) -> dict[str, Any]:
+    async def status(request_id: str, owner: str = Depends(reading)) -> dict[str, Any]:
         """pending, processing, completed or failed."""
         return status_reply(await theirs(request_id, owner))
 
     @router.get("/result/{request_id}")
-    async def result(request_id: str, owner: str = Depends(owner_of)) -> dict[str, Any]:
+    async def result(request_id: str, owner: str = Depends(reading)) -> dict[str, Any]:
         """What `/generate_music` would have answered."""
         job = await theirs(request_id, owner)
         if job.status is not Status.SUCCEEDED:
@@ -39,7 +38,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
         return to_reply(job)
 
     @router.delete("/request/{request_id}")
-    async def cancel(request_id: str, owner: str = Depends(owner_of)) -> dict[str, Any]:
+    async def cancel(request_id: str, owner: str = Depends(generating)) -> dict[str, Any]:
         """Withdraws a song, also one that is being made."""
         job = await theirs(request_id, owner)
         if job.status.is_final:
@@ -48,7 +47,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
         return {"message": "Request cancelled"}
 
     @router.get("/queue/status")
-    async def queue_status(owner: str = Depends(owner_of)) -> dict[str, Any]:
+    async def queue_status(owner: str = Depends(reading)) -> dict[str, Any]:
         """The queue in numbers."""
         return queue_reply(await desk.stats())
 
@@ -56,7 +55,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     @router.get("/outputs/{ref}", response_class=Response)
     async def output(request: Request, ref: str) -> Response:
         """A finished file by the last part of its `audio_path`, whole or in part."""
-        access.owner_by_query(request)
+        access.owner_by_query(request, Scope.READ)
         return await download(desk, request, ref)
 
     return router

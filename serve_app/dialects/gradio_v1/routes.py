@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import RequestError
-from serve_app.dialects.access import Access
+from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.gradio_v1 import lookups
 from serve_app.dialects.gradio_v1.lookups import download
@@ -40,8 +40,7 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
     router = APIRouter()
     router.include_router(lookups.routes(desk, access))
 
-    def owner_of(request: Request) -> str:
-        return access.owner_by_header(request)
+    generating, reading = access.asking(Scope.GENERATE), access.asking(Scope.READ)
 
     async def take(asked: GenerateMusic, owner: str) -> tuple[Job, list[str]]:
         request, attachments, not_applied = to_request(asked, desk.catalogue)
@@ -55,7 +54,7 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
         request: Request,
         by_query: Annotated[Initialize, Query()],
         by_body: Initialize | None = None,
-        owner: str = Depends(owner_of),
+        owner: str = Depends(reading),
     ) -> dict[str, Any]:
         """Checks what is sent and changes nothing: the models of a shared server are its operator's."""
         asked = sorted({*request.query_params, *(by_body.model_dump(exclude_unset=True) if by_body else ())})
@@ -63,7 +62,7 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
         return {"success": True, "message": "Pipeline initialized successfully", "not_applied": told}
 
     @router.post("/generate_music")
-    async def generate_music(asked: GenerateMusic, owner: str = Depends(owner_of)) -> dict[str, Any]:
+    async def generate_music(asked: GenerateMusic, owner: str = Depends(generating)) -> dict[str, Any]:
         """Makes a song and answers when it is there. What a 1.5 model cannot do is in `not_applied`."""
         try:
             job, not_applied = await take(asked, owner)
@@ -75,7 +74,9 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
         return to_reply(job, asked.documented(), not_applied)
 
     @router.post("/generate_music_direct", response_class=Response)
-    async def generate_music_direct(request: Request, asked: GenerateMusic, owner: str = Depends(owner_of)) -> Response:
+    async def generate_music_direct(
+        request: Request, asked: GenerateMusic, owner: str = Depends(generating)
+    ) -> Response:
         """Makes a song and answers with the file itself."""
         job, _ = await take(asked, owner)
         job = await desk.wait(job.id, owner, within_s) or job
@@ -86,14 +87,14 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
         return await download(desk, request, job.made.tracks[0].ref)
 
     @router.post("/generate_music_async")
-    async def generate_music_async(asked: GenerateMusic, owner: str = Depends(owner_of)) -> dict[str, Any]:
+    async def generate_music_async(asked: GenerateMusic, owner: str = Depends(generating)) -> dict[str, Any]:
         """Takes a song and answers at once; `/status/{request_id}` tells what became of it."""
         job, not_applied = await take(asked, owner)
         message = "Request has been queued for processing"
         return {"request_id": job.id, "status": "queued", "message": message, "not_applied": not_applied}
 
     @router.get("/sample_data")
-    async def sample_data(owner: str = Depends(owner_of)) -> dict[str, Any]:
+    async def sample_data(owner: str = Depends(reading)) -> dict[str, Any]:
         """An example to send to `/generate_music`."""
         example = examples.draw(is_simple=False)
         assert isinstance(example, FullExample)
