@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from models.checkpoints import variant_named
 from serve_app.keys import Keyring
@@ -84,6 +85,15 @@ class ConductorSettings(Settings):
     jobs: Annotated[int, Field(ge=1)] = 16  # run side by side by one replica
 
 
+class RetentionSettings(Settings):
+    """How long what has ended is kept; null means for ever. Jobs go with their audio, the oldest first where all tracks
+    together exceed `tracks_gib`. `uploads_h` is for what a caller uploaded and no job was made from since."""
+
+    jobs_h: Annotated[float, Field(gt=0)] | None = 7 * 24.0
+    tracks_gib: Annotated[float, Field(gt=0)] | None = None
+    uploads_h: Annotated[float, Field(ge=1)] = 24.0
+
+
 def _environment(name: str) -> Any:
     """What a variable holds; one that is empty is not set."""
     return os.environ.get(name, "").strip() or None
@@ -106,6 +116,15 @@ class ApiSettings(Settings):
     v1_host: str = "127.0.0.1"  # where that port is listened at
 
 
+def _is_url(value: str) -> str:
+    """The prefix may be left out."""
+    if not re.fullmatch(r"(s3|gs|az)://[^/?#@\s]+(/[^?#\s]*)?", value):
+        raise ValueError(
+            f"{value!r} is no object store; write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+        )
+    return value
+
+
 def _listed(value: object) -> object:
     """One LM may stand without a list; nothing is no LM."""
     return [] if value is None else [value] if isinstance(value, dict) else value
@@ -119,6 +138,9 @@ class AppSettings(Settings):
     download: bool = False  # fetch absent checkpoints from their hub
     adapters: Path = Path("adapters")  # LoRAs that requests may name
     data: Path = Path("data")
+    data_is_shared: bool = False  # `data` is on a disk that all hosts share
+    disk_high_water: Annotated[float, Field(gt=0, le=1)] = 0.9  # share of the disk of `data` above which /readyz warns
+    artifacts: Annotated[str, AfterValidator(_is_url)] | None = None  # an object store for all audio; unset: in `data`
     database_from: str = "ACESTEP_DATABASE_URL"  # the variable with PostgreSQL's URL; unset: SQLite in `data`, one host
     device: Literal["auto", "cpu", "cuda"] = "auto"
     lm: Annotated[tuple[LmSettings, ...], BeforeValidator(_listed)] = (LmSettings(),)  # default first; may be empty
@@ -126,6 +148,7 @@ class AppSettings(Settings):
     vae: VaeSettings = VaeSettings()
     queue: QueueSettings = QueueSettings()
     conductor: ConductorSettings = ConductorSettings()
+    retention: RetentionSettings = RetentionSettings()
     api: ApiSettings = Field(default_factory=ApiSettings)
 
     @model_validator(mode="after")
@@ -168,16 +191,6 @@ class AppSettings(Settings):
     @property
     def database_url(self) -> str:
         return os.environ.get(self.database_from, "").strip() or f"sqlite:///{self.data_folder / 'jobs.db'}"
-
-    @property
-    def audio_folder(self) -> Path:
-        """Of finished tracks."""
-        return self.data_folder / "audio"
-
-    @property
-    def uploads_folder(self) -> Path:
-        """Of callers' audio. On the same disk as `audio_folder`, a track that is worked on takes no room twice."""
-        return self.data_folder / "uploads"
 
 
 def read_api_keys(settings: ApiSettings) -> tuple[str, ...]:

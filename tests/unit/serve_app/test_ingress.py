@@ -12,7 +12,7 @@ from ray.serve.exceptions import RayServeException
 from models.errors import InvalidRequest, Overloaded, UnknownAdapter, UnknownModel
 from models.music import MusicRequest
 from serve_app.dialects.desk import Attachments
-from serve_app.ingress import FrontDesk, Ingress, catalogue_of
+from serve_app.ingress import FrontDesk, Ingress, catalogue_of, warnings_of_disk
 from serve_app.jobs.job import Idempotency, Status, Terms
 from serve_app.settings import AppSettings
 from tests.unit.serve_app.test_intake import wav
@@ -166,3 +166,16 @@ async def test_a_replica_answers_the_v1_api_at_a_port_of_its_own_as_long_as_it_l
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         with pytest.raises(httpx.ConnectError):
             await client.get("/sample_data")
+
+
+@pytest.mark.parametrize(("high_water", "is_told"), [(0.000001, True), (1.0, False)])
+def test_a_disk_that_fills_up_is_a_warning(tmp_path: Path, high_water: float, is_told: bool) -> None:
+    warnings = warnings_of_disk(settings(tmp_path, disk_high_water=high_water))
+    assert [("% full" in warning, str(tmp_path) in warning) for warning in warnings] == [(True, False)] * is_told
+
+
+def test_a_disk_with_neither_jobs_nor_audio_warns_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = settings(tmp_path, disk_high_water=0.000001, artifacts="s3://bucket/songs")
+    assert warnings_of_disk(elsewhere) != []
+    monkeypatch.setenv("ACESTEP_DATABASE_URL", "postgresql://anna@host/jobs")
+    assert warnings_of_disk(elsewhere) == []
