@@ -21,6 +21,9 @@ from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauth
 from serve_app.dialects.current.routes import routes as current_routes
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.gradio_v1 import routes as gradio_v1
+from serve_app.dialects.openrouter.errors import OpenAiErrors
+from serve_app.dialects.openrouter.routes import routes as openrouter_routes
+from serve_app.dialects.openrouter.speech import routes as speech_routes
 from serve_app.dialects.replies import refusal
 from serve_app.examples import Examples
 from serve_app.keys import Keyring
@@ -36,14 +39,17 @@ LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 @dataclass(frozen=True, slots=True)
 class EdgeOptions:
     """Pages of this machine, and files opened in a browser, may call only a server that `is_local`, which nobody else
-    can reach, and that needs no key; otherwise those of `cors_origins` may."""
+    can reach, and that needs no key; otherwise those of `cors_origins` may.
+
+    `generation_timeout_s`: how long a caller waits in the request itself, before the job is withdrawn.
+    """
 
     keyring: Keyring = field(default_factory=Keyring)
     cors_origins: tuple[str, ...] = ()
     is_local: bool = True
     body: BodyLimits = field(default_factory=BodyLimits)
     tells_request_id: bool = True  # not behind a proxy that does
-    generation_timeout_s: float = 600.0  # of callers who wait for a song in the request itself
+    generation_timeout_s: float = 600.0
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
@@ -52,6 +58,8 @@ def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None
         current_routes(desk, access),
         music_jobs.routes(desk, access),
         gradio_v1.routes(desk, access, Examples.load(), options.generation_timeout_s),
+        openrouter_routes(desk, access, options.generation_timeout_s),
+        speech_routes(desk, access, options.generation_timeout_s),
     )
     return _guarded(FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan), dialects, desk, options)
 
@@ -78,6 +86,7 @@ def _add_middleware(app: FastAPI, options: EdgeOptions) -> None:
     app.add_middleware(AnswerFaults)
     app.add_middleware(LimitBody, limits=options.body)
     app.add_middleware(CheckHead, keyring=options.keyring)
+    app.add_middleware(OpenAiErrors)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=options.cors_origins,

@@ -109,11 +109,20 @@ class ApiSettings(Settings):
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
     max_bodies_mib: Annotated[int, Field(ge=1)] = 512  # of all requests at a time, in each replica of the ingress
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
-    generation_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # of callers who wait for a song in the request itself
+    generation_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # of those who wait in the request: chat, speech, v1
     v1_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(  # of the v1 API alone; unless said, none
         default_factory=lambda: _environment("ACESTEP_V1_PORT"), validate_default=True
     )
     v1_host: str = "127.0.0.1"  # where that port is listened at
+
+
+class WebhookSettings(Settings):
+    """Callers are told of their jobs' ends where the variable `secret_from` holds a secret to sign with: `whsec_` and
+    base64 of 24 to 64 bytes. Several are separated by commas, and all of them sign."""
+
+    secret_from: str = "ACESTEP_WEBHOOK_SECRET"
+    http_hosts: tuple[str, ...] = ()  # may be called without TLS
+    allow_private_networks: bool = False  # and this host
 
 
 def _is_url(value: str) -> str:
@@ -150,6 +159,7 @@ class AppSettings(Settings):
     conductor: ConductorSettings = ConductorSettings()
     retention: RetentionSettings = RetentionSettings()
     api: ApiSettings = Field(default_factory=ApiSettings)
+    webhooks: WebhookSettings = WebhookSettings()
 
     @model_validator(mode="after")
     def _names_each_model_once(self) -> AppSettings:

@@ -14,11 +14,16 @@ import pytest
 from serve_app.edge import EdgeOptions, build_v1_api
 from serve_app.v1_port import PortTaken, listening
 from tests.contract.songs import succeeded
+from tests.contract.studio import Studio
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from tests.contract.conftest import FakeDesk
+
+
+async def is_up() -> bool:
+    return True
 
 
 def api(desk: FakeDesk, is_ready: bool = True) -> FastAPI:
@@ -76,6 +81,22 @@ async def test_the_pipeline_is_loaded_once_every_model_is_up(desk: FakeDesk) -> 
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
     ):
         assert (await client.get("/health")).json() == {"status": "healthy", "pipeline_loaded": False}
+
+
+async def test_a_caller_who_leaves_takes_the_song_along() -> None:
+    studio = Studio(never_ends=True)
+    async with listening(api(studio), "127.0.0.1", 0) as port, httpx.AsyncClient() as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(f"http://127.0.0.1:{port}/generate_music", json={}, timeout=0.3)
+        assert await asyncio.to_thread(studio.was_cancelled.wait, 30)
+
+
+async def test_a_caller_who_waited_long_enough_leaves_the_song_to_go_on() -> None:
+    studio = Studio(never_ends=True)
+    app = build_v1_api(studio, EdgeOptions(generation_timeout_s=0.05), is_up)
+    async with listening(app, "127.0.0.1", 0) as port, httpx.AsyncClient() as client:
+        reply = (await client.post(f"http://127.0.0.1:{port}/generate_music", json={})).json()
+    assert (reply["success"], reply["request_id"], studio.was_cancelled.is_set()) == (False, "job-0", False)
 
 
 async def test_replicas_of_a_host_share_the_port_and_one_may_leave(port: int, desk: FakeDesk) -> None:

@@ -16,6 +16,7 @@ from serve_app.dialects.gradio_v1.lookups import download
 from serve_app.dialects.gradio_v1.requests import DOCUMENTED, GenerateMusic, to_request
 from serve_app.dialects.gradio_v1.results import error_of, refusal_reply, to_reply
 from serve_app.dialects.replies import refusal
+from serve_app.dialects.waiting import stay
 from serve_app.examples import Examples, FullExample
 from serve_app.jobs.job import Job
 
@@ -62,13 +63,15 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
         return {"success": True, "message": "Pipeline initialized successfully", "not_applied": told}
 
     @router.post("/generate_music")
-    async def generate_music(asked: GenerateMusic, owner: str = Depends(generating)) -> dict[str, Any]:
+    async def generate_music(
+        request: Request, asked: GenerateMusic, owner: str = Depends(generating)
+    ) -> dict[str, Any]:
         """Makes a song and answers when it is there. What a 1.5 model cannot do is in `not_applied`."""
         try:
             job, not_applied = await take(asked, owner)
         except RequestError as error:
             return refusal_reply(str(error))
-        job = await desk.wait(job.id, owner, within_s) or job
+        job = await stay(desk, request, job, within_s)
         if not job.status.is_final:
             return refusal_reply(still_made(job)) | {"request_id": job.id, "not_applied": not_applied}
         return to_reply(job, asked.documented(), not_applied)
@@ -79,7 +82,7 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
     ) -> Response:
         """Makes a song and answers with the file itself."""
         job, _ = await take(asked, owner)
-        job = await desk.wait(job.id, owner, within_s) or job
+        job = await stay(desk, request, job, within_s)
         if not job.status.is_final:
             return refusal(504, still_made(job))
         if job.made is None:
