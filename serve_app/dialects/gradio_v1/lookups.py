@@ -12,6 +12,10 @@ from serve_app.dialects.downloads import send_track
 from serve_app.dialects.gradio_v1.results import WORD_OF, queue_reply, status_reply, to_reply
 from serve_app.jobs.job import Job, Status
 
+AUDIO: dict[int | str, dict[str, Any]] = {  # for the API page
+    200: {"description": "The file", "content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}}}
+}
+
 
 def routes(desk: Desk, access: Access) -> APIRouter:
     router = APIRouter()
@@ -52,7 +56,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
         return queue_reply(await desk.stats())
 
     @router.head("/outputs/{ref}", include_in_schema=False)
-    @router.get("/outputs/{ref}", response_class=Response)
+    @router.get("/outputs/{ref}", response_class=Response, responses=AUDIO)
     async def output(request: Request, ref: str) -> Response:
         """A finished file by the last part of its `audio_path`, whole or in part."""
         access.owner_by_query(request, Scope.READ)

@@ -12,7 +12,7 @@ from models.errors import RequestError
 from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.gradio_v1 import lookups
-from serve_app.dialects.gradio_v1.lookups import download
+from serve_app.dialects.gradio_v1.lookups import AUDIO, download
 from serve_app.dialects.gradio_v1.requests import DOCUMENTED, GenerateMusic, to_request
 from serve_app.dialects.gradio_v1.results import error_of, refusal_reply, to_reply
 from serve_app.dialects.replies import refusal
@@ -76,7 +76,7 @@ def routes(desk: Desk, access: Access, examples: Examples, within_s: float) -> A
             return refusal_reply(still_made(job)) | {"request_id": job.id, "not_applied": not_applied}
         return to_reply(job, asked.documented(), not_applied)
 
-    @router.post("/generate_music_direct", response_class=Response)
+    @router.post("/generate_music_direct", response_class=Response, responses=AUDIO)
     async def generate_music_direct(
         request: Request, asked: GenerateMusic, owner: str = Depends(generating)
     ) -> Response:
