@@ -50,7 +50,8 @@ DOORS = {
     "POST /v1/music/generate": Door(Scope.GENERATE, "body"),
     "POST /v1/music/random": Door(Scope.GENERATE, "body"),
     "GET /v1/jobs/{job_id}": Door(Scope.READ),
-    **{f"POST /generate_music{kind}": Door(Scope.GENERATE) for kind in ("", "_async", "_direct")},
+    **{f"POST /generate_music{kind}": Door(Scope.GENERATE) for kind in ("", "_async")},
+    "POST /generate_music_direct": Door(Scope.GENERATE, body={"format": "none"}),  # a song would be waited for
     "POST /initialize": Door(Scope.READ),
     "GET /sample_data": Door(Scope.READ),
     "GET /status/{request_id}": Door(Scope.READ),
