@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import Scope
 
 from models.errors import AceError, Overloaded, RequestError
 from serve_app.artifacts.face import StorageFailed
@@ -26,12 +28,14 @@ from serve_app.dialects.openrouter.speech import routes as speech_routes
 from serve_app.dialects.replies import refusal
 from serve_app.keys import Keyring
 from serve_app.middleware import AnswerFaults, BodyLimits, CheckHead, LimitBody, NameRequests
+from serve_app.openapi import complete
 
 log = logging.getLogger(__name__)
 
 STORAGE_RETRY_AFTER_S = 60  # a guess: until somebody made room, or the store is back
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 CONFLICT = "idempotency_conflict"  # code of the refusal that is no fault of the request itself
+LONGEST_COMPLAINT = 2000  # characters
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -53,21 +57,22 @@ class EdgeOptions:
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
-    app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
+    app = FastAPIOffline(redoc_url=None, title="ACE-Step server", version="1.0", lifespan=lifespan)
     access = Access(options.keyring)
     app.include_router(current_routes(desk, access, options.models_format))
     app.include_router(openrouter_routes(desk, access, options.generation_timeout_s))
     app.include_router(speech_routes(desk, access, options.generation_timeout_s))
     _add_middleware(app, options)
     _add_refusals(app, desk)
+    complete(app)
     return app
 
 
 def _add_middleware(app: FastAPI, options: EdgeOptions) -> None:
     """From the inside to the outside."""
-    app.add_middleware(AnswerFaults)
-    app.add_middleware(LimitBody, limits=options.body)
-    app.add_middleware(CheckHead, keyring=options.keyring)
+    app.add_middleware(AnswerFaults, refuse=_refuse)
+    app.add_middleware(LimitBody, refuse=_refuse, limits=options.body)
+    app.add_middleware(CheckHead, refuse=_refuse, keyring=options.keyring)
     app.add_middleware(OpenAiErrors)
     app.add_middleware(
         CORSMiddleware,
@@ -94,6 +99,11 @@ def _add_refusals(app: FastAPI, desk: Desk) -> None:
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
 
 
+def _refuse(_: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """What is refused before a dialect is asked."""
+    return refusal(status, detail, headers)
+
+
 async def _refuse_storage(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StorageFailed)
     log.error("audio could not be stored or read: %s", error)
@@ -110,7 +120,13 @@ async def _refuse_forbidden(_: Request, error: Exception) -> JSONResponse:
 
 async def _refuse_request(_: Request, error: Exception) -> JSONResponse:
     code = error.code if isinstance(error, AceError) else ""
-    return refusal(409 if code == CONFLICT else 400, str(error))
+    return refusal(409 if code == CONFLICT else 400, _shortened(str(error)))
+
+
+def _shortened(complaint: str) -> str:
+    """It may quote all that was sent, and says at its end what is allowed."""
+    half = LONGEST_COMPLAINT // 2
+    return complaint if len(complaint) <= LONGEST_COMPLAINT else f"{complaint[:half]}…{complaint[-half:]}"
 
 
 async def _refuse_http(_: Request, error: Exception) -> JSONResponse:
