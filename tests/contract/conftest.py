@@ -216,8 +216,11 @@ def connect(desk: FakeDesk) -> Connect:
 
 
 @pytest.fixture
-async def client(desk: FakeDesk, everybodys_api: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    async with _client_of(everybodys_api) as client:
+async def client(
+    desk: FakeDesk, everybodys_desk: FakeDesk, everybodys_api: FastAPI, connect: Connect
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A module may have a desk of its own."""
+    async with _client_of(everybodys_api) if desk is everybodys_desk else connect() as client:
         yield client
 
 
