@@ -19,6 +19,7 @@ from models.errors import AceError, Overloaded, RequestError
 from serve_app.dialects import release_task
 from serve_app.dialects.access import Access, Unauthorized
 from serve_app.dialects.desk import Desk
+from serve_app.dialects.native import problems
 from serve_app.dialects.replies import refusal
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None
     app.add_exception_handler(StarletteHTTPException, _refuse_http)
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
     app.add_exception_handler(Exception, _refuse_unexpected)
+    problems.install(app)
     return app
 
 
@@ -80,7 +82,7 @@ class LimitBody:
         complaint = f"the request body is larger than {most} bytes"
         announced = headers.get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > most:
-            await refusal(413, complaint)(scope, receive, send)
+            await _refuse_size(scope, complaint)(scope, receive, send)
             return
         received = 0
 
@@ -93,6 +95,11 @@ class LimitBody:
             return message
 
         await self._app(scope, counted, send)
+
+
+def _refuse_size(scope: Scope, complaint: str) -> JSONResponse:
+    path = scope["path"]
+    return problems.problem(path, 413, complaint) if problems.is_native(path) else refusal(413, complaint)
 
 
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:

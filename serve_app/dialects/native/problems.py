@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -60,7 +60,11 @@ class Refused(HTTPException):
 
 def refused_for(faults: Sequence[Fault]) -> Refused:
     """422, with the faults one by one."""
-    return Refused(422, "; ".join(f"{fault.field}: {fault.message}" for fault in faults), faults=faults)
+    told = [
+        fault.message if fault.message.startswith(fault.field) else f"{fault.field}: {fault.message}"
+        for fault in faults
+    ]
+    return Refused(422, "; ".join(told), faults=faults)
 
 
 def is_native(path: str) -> bool:
@@ -71,6 +75,7 @@ def problem(
     path: str,
     status: int,
     detail: str,
+    *,
     code: str | None = None,
     faults: Sequence[Fault] = (),
     headers: Mapping[str, str] | None = None,
@@ -106,7 +111,7 @@ def _as_problem(path: str, reply: Response, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         faults = tuple(_faults_of_parameters(error.errors()))
     headers = {name: value for name, value in reply.headers.items() if name not in ("content-length", "content-type")}
-    return problem(path, status, json.loads(bytes(reply.body))["error"], code, faults, headers)
+    return problem(path, status, json.loads(bytes(reply.body))["error"], code=code, faults=faults, headers=headers)
 
 
 def _faults_of_parameters(errors: Sequence[Mapping[str, Any]]) -> list[Fault]:
@@ -119,8 +124,31 @@ def _faults_of_parameters(errors: Sequence[Mapping[str, Any]]) -> list[Fault]:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Problems a route may answer with, for the API page; 401, 422 and 500 are any route's."""
-    schema = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
-        status: {"description": HTTPStatus(status).phrase, "model": Problem, "content": schema}
+        status: {"description": HTTPStatus(status).phrase, "model": Problem}
         for status in sorted({401, 422, 500, *statuses})
     }
+
+
+def install(app: FastAPI) -> None:
+    """To be called once all handlers are there. FastAPI documents one media type a route: what is a problem is told
+    apart here."""
+    for kind, handler in list(app.exception_handlers.items()):
+        app.exception_handlers[kind] = by_path(handler)
+    without_media_type = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = without_media_type()
+        for path, operations in document["paths"].items():
+            for operation in operations.values() if is_native(path) else ():
+                for response in operation["responses"].values():
+                    _retype(response.get("content", {}))
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
+
+
+def _retype(content: dict[str, Any]) -> None:
+    for media_type, told in list(content.items()):
+        if told.get("schema") == {"$ref": "#/components/schemas/Problem"}:
+            content[MEDIA_TYPE] = content.pop(media_type)
