@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Annotated, Any
 
-from pydantic import Field, create_model
+from pydantic import ConfigDict, Field, JsonValue, create_model
 from pydantic.fields import FieldInfo
 
 from models.music import MAX_SONGS, MusicRequest, Seed, Value
 from serve_app.jobs.job import Priority
 
 MAX_DEADLINE_S = 7 * 86_400
-EXAMPLES = [
+EXAMPLES: list[JsonValue] = [
     {"prompt": "upbeat pop song", "lyrics": "[Verse]\nHello world", "audio_duration": 30, "audio_format": "mp3"},
     {"prompt": "slow piano, rain", "lyrics": "[Instrumental]", "seeds": [7, 8], "bpm": 60, "key_scale": "A minor"},
 ]
@@ -81,6 +81,8 @@ DESCRIPTIONS = {
 class OwnFields(Value):
     """What a MusicRequest has not, or has otherwise."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
+
     model: str | None = Field(None, description="A DiT of this server; unless given, its default.")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=MAX_SONGS)] | None = Field(
         None, description="One a song: the same seed makes the same song. Drawn unless given."
@@ -113,4 +115,3 @@ JobRequest: type[OwnFields] = create_model(
         if name not in OwnFields.model_fields
     },
 )
-JobRequest.model_config["json_schema_extra"] = {"examples": EXAMPLES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from models.errors import AceError, RequestError
 
-Handler = Callable[[Request, Exception], Awaitable[Response]]
+Handler = Callable[[Request, Any], Awaitable[Response]]
 PREFIX = "/v2"
 MEDIA_TYPE = "application/problem+json"
 NO_MORE_THAN_STATUS = "about:blank"
@@ -134,7 +134,7 @@ def install(app: FastAPI) -> None:
     """To be called once all handlers are there. FastAPI documents one media type a route: what is a problem is told
     apart here."""
     for kind, handler in list(app.exception_handlers.items()):
-        app.exception_handlers[kind] = by_path(handler)
+        app.exception_handlers[kind] = by_path(cast(Handler, handler))
     without_media_type = app.openapi
 
     def openapi() -> dict[str, Any]:
