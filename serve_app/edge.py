@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import AceError, Overloaded, RequestError
-from serve_app.dialects import release_task
+from serve_app.dialects import native, release_task
 from serve_app.dialects.access import Access, Unauthorized
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.native import problems
@@ -40,7 +40,9 @@ class EdgeOptions:
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
     app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
-    app.include_router(release_task.routes(desk, Access(options.keys)))
+    access = Access(options.keys)
+    app.include_router(release_task.routes(desk, access))
+    app.include_router(native.routes(desk, access))
     app.add_middleware(LimitBody, max_bytes=options.max_body_bytes, max_upload_bytes=options.max_upload_bytes)
     app.add_middleware(
         CORSMiddleware,

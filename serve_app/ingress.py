@@ -15,7 +15,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from models.audio import check_encoding
-from models.checkpoints import adapter_named, check_request, variant_named
+from models.checkpoints import adapter_named, adapters_in, check_request, variant_named
 from models.errors import AceError, InvalidRequest, UnknownModel
 from models.music import MusicRequest
 from models.pipeline import needs_lm
@@ -129,6 +129,9 @@ class FrontDesk:
 
     async def cancel(self, id_: str, owner: str) -> Job | None:
         return await self.store.cancel(id_, owner)
+
+    async def adapters(self) -> tuple[str, ...]:
+        return await asyncio.to_thread(adapters_in, self._settings.adapters_folder)
 
     async def stats(self) -> Stats:
         return await self.store.stats()

@@ -107,6 +107,10 @@ class Desk(Protocol):
         """The job as it is now; `None` for one that is unknown or somebody else's."""
         ...
 
+    async def adapters(self) -> tuple[str, ...]:
+        """The names of all there are."""
+        ...
+
     async def stats(self) -> Stats: ...
 
     async def retry_after_s(self) -> int:

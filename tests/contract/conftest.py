@@ -129,6 +129,9 @@ class FakeDesk:
         (job,) = await self.look_up([id_], owner)
         return None if job is None else replace(job, status=Status.CANCELLED)
 
+    async def adapters(self) -> tuple[str, ...]:
+        return ("lo-fi",)
+
     async def stats(self) -> Stats:
         return Stats(10, 1, 2, 3, 4, 0, 200, 12.3456)
 

@@ -1,1 +1,19 @@
 """The native API, `/v2`: one spelling each, strict, and errors that name every field at fault."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from serve_app.dialects.access import Access
+from serve_app.dialects.desk import Desk
+from serve_app.dialects.native import jobs, problems
+from serve_app.dialects.native.slots import Slots
+
+STREAMS_AT_ONCE = 100  # of a replica: callers that watch or wait for a job
+
+
+def routes(desk: Desk, access: Access) -> APIRouter:
+    router = APIRouter(prefix=problems.PREFIX, tags=["native"])
+    held = Slots(STREAMS_AT_ONCE)
+    router.include_router(jobs.routes(desk, access, held))
+    return router

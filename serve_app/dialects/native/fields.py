@@ -1,4 +1,4 @@
-"""The body of `POST /v2/jobs`: the fields of a MusicRequest, by its names and within its ranges, and a few of our own."""
+"""The body of `POST /v2/jobs`: a MusicRequest's fields, by its names and within its ranges, and a few of our own."""
 
 from __future__ import annotations
 

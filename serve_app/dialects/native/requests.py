@@ -170,6 +170,8 @@ def _own_contradictions(asked: OwnFields, request: MusicRequest, desk: Desk) -> 
         yield "batch_size", f"batch_size {asked.batch_size} with {len(asked.seeds)} seeds; give one of the two"
     if asked.reuse and not asked.seeds:
         yield "reuse", "reuse without seeds: those drawn are new every time"
+    if asked.reuse and (request.src_audio or request.reference_audio):
+        yield "reuse", "reuse with audio: it is kept for each job, and nobody compares it"
     if request.src_audio is not None and source_of(request) is None:
         reason = "audio codes stand in for it" if request.audio_codes else f"{request.task_type} works on none"
         yield "src_audio", f"src_audio is not used: {reason}"

@@ -12,25 +12,36 @@ PROSE = ("title", "description", "default", "examples")
 
 
 @cache
-def fields() -> Mapping[str, Mapping[str, Any]]:
-    """Schemas by field, without references; `nullable` where a field may be null."""
+def whole() -> dict[str, Any]:
+    """Of the whole body, without references."""
     schema = JobRequest.model_json_schema()
-    return {name: plain(field, schema["$defs"]) for name, field in schema["properties"].items()}
+    inlined: dict[str, Any] = _inlined(schema, schema.pop("$defs"))
+    return inlined
 
 
-def plain(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    """With references followed, and the alternative of null told by `nullable`."""
-    told = dict(schema)
+@cache
+def fields() -> Mapping[str, Mapping[str, Any]]:
+    """Schemas by field; `nullable` where a field may be null."""
+    return {name: _plain(field) for name, field in whole()["properties"].items()}
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    if isinstance(schema, list):
+        return [_inlined(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    told = {word: _inlined(part, definitions) for word, part in schema.items()}
     if "$ref" in told:
-        told = {**definitions[told.pop("$ref").rpartition("/")[2]], **told}
-    if "anyOf" in told:
-        (kind,) = [kind for kind in told.pop("anyOf") if kind != {"type": "null"}]
-        told = {**kind, **told, "nullable": True}
-    if "items" in told:
-        told["items"] = plain(told["items"], definitions)
-    if "properties" in told:
-        told["properties"] = {name: plain(member, definitions) for name, member in told["properties"].items()}
+        told = {**_inlined(definitions[told.pop("$ref").rpartition("/")[2]], definitions), **told}
     return told
+
+
+def _plain(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the alternative of null told by a word."""
+    if "anyOf" not in schema:
+        return schema
+    (kind,) = [kind for kind in schema["anyOf"] if kind != {"type": "null"}]
+    return {**kind, **{word: part for word, part in schema.items() if word != "anyOf"}, "nullable": True}
 
 
 def allowed_at(place: Sequence[int | str]) -> dict[str, Any] | None:
