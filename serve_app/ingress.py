@@ -20,13 +20,14 @@ from models.errors import AceError, InvalidRequest, UnknownModel
 from models.music import MusicRequest
 from models.pipeline import needs_lm
 from serve_app.artifacts import LocalArtifacts, LocalUploads
-from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, TrackFile
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, Peaks, TrackFile
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.jobs.watching import Watch
 from serve_app.settings import AppSettings, read_api_keys
+from serve_app.waveforms import Waveforms
 
 
 def catalogue_of(settings: AppSettings) -> Catalogue:
@@ -56,6 +57,7 @@ class FrontDesk:
         self._conductor = conductor
         self._artifacts = LocalArtifacts(settings.audio_folder)
         self._intake = Intake(LocalUploads(settings.uploads_folder), self._artifacts)
+        self._waveforms = Waveforms(self.open_track)
         self._store: JobStore | None = None
         self._watch: Watch | None = None
 
@@ -141,6 +143,9 @@ class FrontDesk:
 
     async def open_track(self, ref: str) -> TrackFile | None:
         return await self._artifacts.open(ref)
+
+    async def peaks(self, ref: str, points: int) -> Peaks | None:
+        return await self._waveforms.peaks(ref, points)
 
     async def _check(self, request: MusicRequest) -> None:
         """Raises UnknownModel, UnknownAdapter or InvalidRequest for what this server, as it is set up, cannot make."""

@@ -54,6 +54,15 @@ class TrackFile(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """A track's outline, within -1 and 1: of each span the lowest and the highest sample of any channel."""
+
+    seconds: float
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
+
+
 Attached = AsyncIterable[bytes] | str  # a file as it comes, or the id of a finished track
 
 
@@ -118,3 +127,7 @@ class Desk(Protocol):
         ...
 
     async def open_track(self, ref: str) -> TrackFile | None: ...
+
+    async def peaks(self, ref: str, points: int) -> Peaks | None:
+        """Of a track, in so many spans of equal length or fewer; `None` where it is gone. Raises Overloaded."""
+        ...

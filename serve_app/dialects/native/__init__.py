@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from serve_app.dialects.access import Access
 from serve_app.dialects.desk import Desk
-from serve_app.dialects.native import jobs, problems
+from serve_app.dialects.native import events, jobs, problems, tracks
 from serve_app.dialects.native.slots import Slots
 
 STREAMS_AT_ONCE = 100  # of a replica: callers that watch or wait for a job
@@ -16,4 +16,6 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     router = APIRouter(prefix=problems.PREFIX, tags=["native"])
     held = Slots(STREAMS_AT_ONCE)
     router.include_router(jobs.routes(desk, access, held))
+    router.include_router(events.routes(desk, access, held))
+    router.include_router(tracks.routes(desk, access))
     return router

@@ -60,11 +60,14 @@ class Refused(HTTPException):
 
 def refused_for(faults: Sequence[Fault]) -> Refused:
     """422, with the faults one by one."""
-    told = [
+    return Refused(422, _sentence(faults), faults=faults)
+
+
+def _sentence(faults: Sequence[Fault]) -> str:
+    return "; ".join(
         fault.message if fault.message.startswith(fault.field) else f"{fault.field}: {fault.message}"
         for fault in faults
-    ]
-    return Refused(422, "; ".join(told), faults=faults)
+    )
 
 
 def is_native(path: str) -> bool:
@@ -105,13 +108,14 @@ def by_path(handler: Handler) -> Handler:
 
 
 def _as_problem(path: str, reply: Response, error: Exception) -> JSONResponse:
+    if isinstance(error, RequestValidationError):
+        error = refused_for(_faults_of_parameters(error.errors()))
     status = 422 if isinstance(error, RequestError) else reply.status_code
+    detail = error.detail if isinstance(error, Refused) else json.loads(bytes(reply.body))["error"]
     code = error.code if isinstance(error, (AceError, Refused)) else None
     faults = error.faults if isinstance(error, Refused) else ()
-    if isinstance(error, RequestValidationError):
-        faults = tuple(_faults_of_parameters(error.errors()))
     headers = {name: value for name, value in reply.headers.items() if name not in ("content-length", "content-type")}
-    return problem(path, status, json.loads(bytes(reply.body))["error"], code=code, faults=faults, headers=headers)
+    return problem(path, status, detail, code=code, faults=faults, headers=headers)
 
 
 def _faults_of_parameters(errors: Sequence[Mapping[str, Any]]) -> list[Fault]:

@@ -83,7 +83,7 @@ async def _unknown_names(given: Mapping[str, Any], desk: Desk) -> list[Fault]:
     """Models, LMs and adapters that this server has not."""
     known = {"model": [card.name for card in desk.catalogue.models], "lm_model": [*desk.catalogue.lm_models]}
     faults = [
-        fault_at([name], f"{given[name]!r} is not run here; {', '.join(names) or 'none'} is", {"enum": names})
+        fault_at([name], f"{given[name]!r}: this server runs {', '.join(names) or 'none'}", {"enum": names})
         for name, names in known.items()
         if isinstance(given.get(name), str) and given[name] not in names
     ]
@@ -162,7 +162,7 @@ def _contradictions(asked: OwnFields, request: MusicRequest, desk: Desk) -> Iter
         *checkpoints.objections(request, variant),
         *audio.objections(request.encoding),
     ):
-        yield fault_at([name], message)
+        yield Fault(field=name, pointer=f"#/{name}", message=message)
 
 
 def _own_contradictions(asked: OwnFields, request: MusicRequest, desk: Desk) -> Iterator[tuple[str, str]]:
