@@ -16,6 +16,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from models.errors import AceError
 from serve_app.app import graph
+from serve_app.listening import refuse_open
 from serve_app.settings import AppSettings
 
 IMPORT_PATH = "serve_app.app:build_app"
@@ -47,15 +48,17 @@ def faults_of(path: Path) -> Iterator[str]:
         return
     yield from unknown_keys(content, ServeDeploySchema)
     for application in schema.applications:
-        yield from application_faults(application)
+        yield from application_faults(application, schema.http_options.host)
 
 
-def application_faults(application: ServeApplicationSchema) -> Iterator[str]:
+def application_faults(application: ServeApplicationSchema, host: str | None) -> Iterator[str]:
     if application.import_path != IMPORT_PATH:
         yield f"import_path is {application.import_path!r}; this project's is {IMPORT_PATH!r}"
         return
     try:
-        built = graph(AppSettings.model_validate(application.args))
+        settings = AppSettings.model_validate(application.args)
+        refuse_open(host, settings.api)
+        built = graph(settings)
     except ValidationError as error:
         yield from (f"args: {fault}" for fault in told(error))
         return

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from models.errors import AceError, Overloaded, RequestError
+from models.errors import Overloaded, RequestError
 from serve_app.dialects import native, release_task
-from serve_app.dialects.access import Access, Unauthorized
+from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.native import problems
 from serve_app.dialects.replies import refusal
-
-log = logging.getLogger(__name__)
+from serve_app.keys import Keyring
+from serve_app.middleware import AnswerFaults, BodyLimits, CheckHead, LimitBody, NameRequests
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
@@ -30,82 +28,62 @@ LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 @dataclass(frozen=True, slots=True)
 class EdgeOptions:
-    """`cors_origins` are allowed besides pages of this machine and files opened in a browser."""
+    """Pages of this machine, and files opened in a browser, may call only a server that `is_local`, which nobody else
+    can reach, and that needs no key; otherwise those of `cors_origins` may."""
 
-    keys: tuple[str, ...] = ()
+    keyring: Keyring = field(default_factory=Keyring)
     cors_origins: tuple[str, ...] = ()
-    max_body_bytes: int = 64 * 2**20
-    max_upload_bytes: int = 256 * 2**20  # of a body with files, which does not stay in memory
+    is_local: bool = True
+    body: BodyLimits = field(default_factory=BodyLimits)
+    tells_request_id: bool = True  # not behind a proxy that does
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
     app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
-    access = Access(options.keys)
+    access = Access(options.keyring)
     app.include_router(release_task.routes(desk, access))
     app.include_router(native.routes(desk, access))
-    app.add_middleware(LimitBody, max_bytes=options.max_body_bytes, max_upload_bytes=options.max_upload_bytes)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=options.cors_origins,
-        allow_origin_regex=LOCAL_ORIGINS,
-        allow_methods=["*"],
-        allow_headers=["*"],
-        expose_headers=["Content-Range", "Accept-Ranges", "ETag", "Retry-After"],
-    )
-
-    async def refuse_overloaded(_: Request, error: Exception) -> JSONResponse:
-        return refusal(429, str(error), {"Retry-After": str(await desk.retry_after_s())})
-
-    app.add_exception_handler(Overloaded, refuse_overloaded)
-    app.add_exception_handler(Unauthorized, _refuse_unauthorized)
-    app.add_exception_handler(RequestError, _refuse_request)
-    app.add_exception_handler(StarletteHTTPException, _refuse_http)
-    app.add_exception_handler(RequestValidationError, _refuse_invalid)
-    app.add_exception_handler(Exception, _refuse_unexpected)
+    _add_middleware(app, options)
+    _add_refusals(app, desk)
     problems.install(app)
     return app
 
 
-class LimitBody:
-    """Refuses a body that is or grows too large with 413, before more of it is in memory or, with files, on disk."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-        self._max_upload_bytes = max_upload_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        has_files = headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data")
-        most = self._max_upload_bytes if has_files else self._max_bytes
-        complaint = f"the request body is larger than {most} bytes"
-        announced = headers.get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > most:
-            await _refuse_size(scope, complaint)(scope, receive, send)
-            return
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > most:
-                raise HTTPException(413, complaint)
-            return message
-
-        await self._app(scope, counted, send)
+def _add_middleware(app: FastAPI, options: EdgeOptions) -> None:
+    """From the inside to the outside."""
+    app.add_middleware(AnswerFaults)
+    app.add_middleware(LimitBody, limits=options.body)
+    app.add_middleware(CheckHead, keyring=options.keyring)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=options.cors_origins,
+        allow_origin_regex=LOCAL_ORIGINS if options.is_local and options.keyring.is_open else None,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Content-Range", "Accept-Ranges", "ETag", "Location", "Retry-After", "X-Request-ID"],
+    )
+    app.add_middleware(NameRequests, tells=options.tells_request_id)
 
 
-def _refuse_size(scope: Scope, complaint: str) -> JSONResponse:
-    path = scope["path"]
-    return problems.problem(path, 413, complaint) if problems.is_native(path) else refusal(413, complaint)
+def _add_refusals(app: FastAPI, desk: Desk) -> None:
+    async def refuse_overloaded(_: Request, error: Exception) -> JSONResponse:
+        retry_after_s = error.retry_after_s if isinstance(error, TooManyRequests) else await desk.retry_after_s()
+        return refusal(429, str(error), {"Retry-After": str(retry_after_s)})
+
+    app.add_exception_handler(Overloaded, refuse_overloaded)
+    app.add_exception_handler(Unauthorized, _refuse_unauthorized)
+    app.add_exception_handler(Forbidden, _refuse_forbidden)
+    app.add_exception_handler(RequestError, _refuse_request)
+    app.add_exception_handler(StarletteHTTPException, _refuse_http)
+    app.add_exception_handler(RequestValidationError, _refuse_invalid)
 
 
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:
     return refusal(401, str(error), {"WWW-Authenticate": "Bearer"})
+
+
+async def _refuse_forbidden(_: Request, error: Exception) -> JSONResponse:
+    return refusal(403, str(error))
 
 
 async def _refuse_request(_: Request, error: Exception) -> JSONResponse:
@@ -121,10 +99,3 @@ async def _refuse_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     faults: list[dict[str, Any]] = [{key: fault[key] for key in ("loc", "msg", "type")} for fault in error.errors()]
     return refusal(422, faults)
-
-
-async def _refuse_unexpected(request: Request, error: Exception) -> JSONResponse:
-    """The reason stays in the log."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    public = isinstance(error, AceError) and error.is_public
-    return refusal(500, str(error) if public else "Internal Server Error")

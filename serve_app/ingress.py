@@ -26,7 +26,11 @@ from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.jobs.watching import Watch
-from serve_app.settings import AppSettings, read_api_keys
+from serve_app.keys import Keyring
+from serve_app.listening import is_loopback, listening_host, refuse_open
+from serve_app.logs import log_with_serve
+from serve_app.middleware import BodyLimits
+from serve_app.settings import AppSettings, keyring_of
 from serve_app.waveforms import Waveforms
 
 
@@ -51,9 +55,10 @@ def catalogue_of(settings: AppSettings) -> Catalogue:
 class FrontDesk:
     """The desk of one ingress replica, over the shared store."""
 
-    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
+    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any], keyring: Keyring | None = None) -> None:
         self.catalogue = catalogue_of(settings)
         self._settings = settings
+        self._keyring = keyring or Keyring()
         self._conductor = conductor
         self._artifacts = LocalArtifacts(settings.audio_folder)
         self._intake = Intake(LocalUploads(settings.uploads_folder), self._artifacts)
@@ -70,12 +75,13 @@ class FrontDesk:
         self._watch = Watch(self._store)
         is_closing = asyncio.Event()
         sweeping = asyncio.create_task(self._intake.keep_swept(self._store.known, is_closing))
+        refreshing = asyncio.create_task(self._keyring.keep_fresh(is_closing))
         try:
             yield
         finally:
             is_closing.set()
             await self._watch.close()
-            await sweeping
+            await asyncio.gather(sweeping, refreshing)
             await self._store.close()
 
     @property
@@ -96,7 +102,7 @@ class FrontDesk:
         await self._check(request)
         await self._intake.take(request, attached)
         try:
-            job = await self.store.submit(request, owner, terms, id_)
+            job = await self.store.submit(request, owner, terms, id_, self._keyring.max_jobs_of(owner))
         except AceError:  # refused; after any other error it may be stored, and the sweep will tell
             await self._intake.drop(request)
             raise
@@ -167,8 +173,12 @@ class Ingress:
     """The replica: a FastAPI application built where it runs, so that nothing of it has to be pickled."""
 
     def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
+        log_with_serve()
         self._settings = settings
-        self._desk = FrontDesk(settings, conductor)
+        self._keyring = keyring_of(settings.api)
+        self._host = listening_host()
+        refuse_open(self._host, settings.api)
+        self._desk = FrontDesk(settings, conductor, self._keyring)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         @asynccontextmanager
@@ -177,8 +187,8 @@ class Ingress:
                 yield
 
         api = self._settings.api
-        limits = (api.max_body_mib * 2**20, api.max_upload_mib * 2**20)
-        options = EdgeOptions(read_api_keys(api), api.cors_origins, *limits)
+        body = BodyLimits(api.max_body_mib * 2**20, api.max_upload_mib * 2**20, api.max_bodies_mib * 2**20)
+        options = EdgeOptions(self._keyring, api.cors_origins, is_loopback(self._host), body, tells_request_id=False)
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
         app.add_api_route("/readyz", tell_readiness, response_model=None)

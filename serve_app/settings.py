@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from models.checkpoints import variant_named
+from serve_app.keys import Keyring
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -83,8 +84,11 @@ class ApiSettings(Settings):
     """`keys_from`: the environment variable with the API keys, separated by commas; unset or empty means no key."""
 
     keys_from: str = "ACESTEP_API_KEY"
-    cors_origins: tuple[str, ...] = ()  # besides pages of this machine
+    keys_file: Path | None = None  # keys with names, scopes and limits; read again when it changes
+    allow_open: bool = False  # to listen beyond this machine without a key
+    cors_origins: tuple[str, ...] = ()  # without a key and on loopback, pages of this machine as well
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
+    max_bodies_mib: Annotated[int, Field(ge=1)] = 512  # of all requests at a time, in each replica of the ingress
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
 
 
@@ -155,3 +159,8 @@ class AppSettings(Settings):
 
 def read_api_keys(settings: ApiSettings) -> tuple[str, ...]:
     return tuple(key.strip() for key in os.environ.get(settings.keys_from, "").split(",") if key.strip())
+
+
+def keyring_of(settings: ApiSettings) -> Keyring:
+    """Raises BadKeys."""
+    return Keyring(read_api_keys(settings), settings.keys_file and PROJECT / settings.keys_file)

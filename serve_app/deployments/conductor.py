@@ -12,8 +12,8 @@ from ray.serve.handle import DeploymentHandle
 from models.errors import EngineError
 from models.pipeline import Stages
 from serve_app.conductor import Conductor, Pace
-from serve_app.deployments.logs import log_with_serve
 from serve_app.jobs.store import JobStore, QueueLimits
+from serve_app.logs import log_with_serve
 from serve_app.remote import RemoteDit, RemoteLms, RemoteVae
 from serve_app.settings import AppSettings
 

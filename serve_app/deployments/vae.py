@@ -8,7 +8,7 @@ from models.music import Encoding, Latents, Source, Track
 from models.source_audio import AudioLimits, Waveform, read_in_subprocess
 from serve_app.artifacts import LocalArtifacts, LocalUploads
 from serve_app.deployments.device import device_of
-from serve_app.deployments.logs import log_with_serve
+from serve_app.logs import log_with_serve
 from serve_app.settings import AppSettings
 
 

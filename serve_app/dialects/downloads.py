@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from serve_app.dialects.desk import TrackFile
 
-RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 def send_track(file: TrackFile, request: Request, more_headers: Mapping[str, str] | None = None) -> Response:

@@ -83,7 +83,7 @@ class Job:
     """One request's life, as last read from the store. Times are seconds since the epoch."""
 
     id: str
-    owner: str  # the key it was submitted with, as a digest; "" where the server has no keys
+    owner: str  # the name of its key, the digest of one without a name; "" where the server has no keys
     status: Status
     request: MusicRequest
     created_at: float

@@ -100,9 +100,15 @@ class JobStore:
 
     @to_its_end
     async def submit(
-        self, request: MusicRequest, owner: str, terms: Terms = DEFAULT_TERMS, id_: str | None = None
+        self,
+        request: MusicRequest,
+        owner: str,
+        terms: Terms = DEFAULT_TERMS,
+        id_: str | None = None,
+        at_most: int | None = None,
     ) -> Job:
-        """The new job, or the one the terms say is as good. `id_`: a UUID that a new one is to have.
+        """The new job, or the one the terms say is as good. `id_`: a UUID that a new one is to have. `at_most`: how
+        many of this owner may wait, if not what holds for all.
 
         Raises Overloaded when there is no room for it, and IdempotencyConflict; both store nothing.
         """
@@ -129,7 +135,7 @@ class JobStore:
             if number is None:
                 assert once is not None
                 return await _known_by(change.connection, owner, once)
-            self._admit(await change.count(), owner)
+            self._admit(await change.count(), owner, at_most or self._limits.jobs_per_owner)
             return _job((await change.connection.execute(queries.job_by_number(), {"number": number})).one())
 
     @to_its_end
@@ -311,11 +317,10 @@ class JobStore:
             raise _lost(job)
         return bool(row.cancel_requested)
 
-    def _admit(self, counts: Mapping[tuple[str, str], int], owner: str) -> None:
+    def _admit(self, counts: Mapping[tuple[str, str], int], owner: str, of_one: int | None) -> None:
         """Raises Overloaded; `counts` include the new job."""
         if counts["status", Status.QUEUED] > self._limits.jobs:
             raise Overloaded("Server busy: queue is full")
-        of_one = self._limits.jobs_per_owner
         if of_one is not None and counts["owner", owner] > of_one:
             raise Overloaded(f"Server busy: {of_one} jobs of this key are waiting, as many as may")
 

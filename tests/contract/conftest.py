@@ -16,6 +16,8 @@ from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import IdempotencyConflict
+from serve_app.keys import Keyring
+from serve_app.middleware import BodyLimits
 
 TURBO, BASE = "acestep-v15-turbo", "acestep-v15-base"
 CATALOGUE = Catalogue(
@@ -155,7 +157,10 @@ def connect(desk: FakeDesk) -> Connect:
     """A client of an API with these options."""
     as_desk: Desk = desk
 
-    def connect(**options: object) -> httpx.AsyncClient:
+    def connect(keys: Sequence[str] = (), **options: object) -> httpx.AsyncClient:
+        options.setdefault("keyring", Keyring(keys))
+        sizes = {name: options.pop(name) for name in ("max_bytes", "max_upload_bytes") if name in options}
+        options.setdefault("body", BodyLimits(**sizes))  # type: ignore[arg-type]  # likewise
         api = build_api(as_desk, EdgeOptions(**options))  # type: ignore[arg-type]  # a test's shorthand
         transport = httpx.ASGITransport(api, raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url="http://server")

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 
-from serve_app.dialects.access import Access
+from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.native.jobs import no_job
 from serve_app.dialects.native.problems import Refused, documented
@@ -47,7 +47,7 @@ def routes(desk: Desk, access: Access, streams: Slots) -> APIRouter:
 
     async def find(request: Request, id: str) -> Job:
         """Before the stream begins, so that a refusal is an answer of its own."""
-        (job,) = await desk.look_up([id], access.owner_by_query(request))
+        (job,) = await desk.look_up([id], access.owner_by_query(request, Scope.READ))
         if job is None:
             raise no_job(id)
         return job

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.dialects.access import Access
+from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.native import schema
 from serve_app.dialects.native.preferences import idempotency_of, is_known, wait_of
@@ -71,7 +71,7 @@ def routes(desk: Desk, access: Access, waiting: Slots) -> APIRouter:
     async def submit(request: Request) -> Response:
         """Takes a job of one to eight songs: 202, or 200 where it has ended already, because `Prefer: wait` was sent,
         it was asked for before under the same `Idempotency-Key`, or `reuse` found it."""
-        owner = access.owner_by_header(request)
+        owner = access.owner_by_header(request, Scope.GENERATE)
         body = await _json_body(request)
         asked = await read_request(body, desk, owner)
         terms = replace(asked.terms, idempotency=idempotency_of(request, body))
@@ -87,7 +87,7 @@ def routes(desk: Desk, access: Access, waiting: Slots) -> APIRouter:
     @router.get("/jobs", response_model=JobList, responses=documented())
     async def list_jobs(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
         """The caller's own jobs, the newest first."""
-        owner = access.owner_by_header(request)
+        owner = access.owner_by_header(request, Scope.READ)
         before = None if query.cursor is None else _number_of(query.cursor)
         jobs = await desk.list_jobs(owner, query.status, before, query.limit + 1)
         shown, is_more = jobs[: query.limit], len(jobs) > query.limit
@@ -104,7 +104,7 @@ def routes(desk: Desk, access: Access, waiting: Slots) -> APIRouter:
     )
     async def look_up(request: Request, id: str) -> Response:
         """A job as it is now."""
-        (job,) = await desk.look_up([id], access.owner_by_header(request))
+        (job,) = await desk.look_up([id], access.owner_by_header(request, Scope.READ))
         if job is None:
             raise no_job(id)
         if not is_known(request, etag_of(job)):
@@ -122,7 +122,7 @@ def routes(desk: Desk, access: Access, waiting: Slots) -> APIRouter:
     )
     async def cancel(request: Request, id: str) -> Response:
         """Withdraws a job; one that has ended stays as it is."""
-        job = await desk.cancel(id, access.owner_by_header(request))
+        job = await desk.cancel(id, access.owner_by_header(request, Scope.GENERATE))
         if job is None:
             raise no_job(id)
         return await reply(job, 200 if job.status.is_final else 202)

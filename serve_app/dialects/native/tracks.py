@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from models.audio import MEDIA_TYPES
 from models.music import MAX_SONGS, Track
-from serve_app.dialects.access import Access
+from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.desk import Desk, TrackFile
 from serve_app.dialects.downloads import send_track
 from serve_app.dialects.native.jobs import no_job
@@ -45,7 +45,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     router = APIRouter()
 
     async def find(request: Request, id: str, n: int) -> tuple[Job, Track]:
-        (job,) = await desk.look_up([id], access.owner_by_query(request))
+        (job,) = await desk.look_up([id], access.owner_by_query(request, Scope.READ))
         if job is None:
             raise no_job(id)
         if job.made is None:

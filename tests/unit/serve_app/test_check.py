@@ -3,14 +3,47 @@ from pathlib import Path
 import pytest
 
 from serve_app.check import BadConfig, check_file
+from serve_app.listening import is_loopback
 from serve_app.settings import PROJECT
 
 FILES = [PROJECT / "serve_config.yaml", *sorted((PROJECT / "configs").glob("*.yaml"))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_scenario_builds(path: Path) -> None:
+def test_every_scenario_builds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACESTEP_API_KEY", "sesame")
     check_file(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "allow_open", "is_good"), [("", "false", False), ("a", "false", True), ("", "true", True)]
+)
+@pytest.mark.parametrize("host", ["0.0.0.0", "'::'", "192.0.2.1", "''"])
+def test_a_server_beyond_this_machine_needs_a_key_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, key: str, allow_open: str, is_good: bool
+) -> None:
+    monkeypatch.setenv("ACESTEP_API_KEY", key)
+    text = (PROJECT / "configs" / "cpu-tiny.yaml").read_text()
+    text = text.replace("host: 127.0.0.1", f"host: {host}")
+    text = text.replace("      tiny: true\n", f"      tiny: true\n      api: {{allow_open: {allow_open}}}\n")
+    scenario = tmp_path / "scenario.yaml"
+    scenario.write_text(text)
+    if is_good:
+        check_file(scenario)
+    else:
+        with pytest.raises(BadConfig, match="no key is set"):
+            check_file(scenario)
+
+
+@pytest.mark.parametrize(
+    ("host", "only_here"),
+    [
+        *[(host, True) for host in (None, "localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]")],
+        *[(host, False) for host in ("", "0.0.0.0", "::", "server.example", "10.0.0.1")],
+    ],
+)
+def test_what_listens_on_loopback_is_reached_from_here_only(host: str | None, only_here: bool) -> None:
+    assert is_loopback(host) is only_here
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
