@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import uuid
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -19,8 +20,8 @@ from models.checkpoints import adapter_named, adapters_in, check_request, varian
 from models.errors import AceError, InvalidRequest, UnknownModel
 from models.music import MusicRequest
 from models.pipeline import needs_lm
-from serve_app.artifacts import LocalArtifacts, LocalUploads
-from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, Peaks, TrackFile
+from serve_app.artifacts.place import artifacts_of
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, Peaks, TrackFile, Upload
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
@@ -60,8 +61,8 @@ class FrontDesk:
         self._settings = settings
         self._keyring = keyring or Keyring()
         self._conductor = conductor
-        self._artifacts = LocalArtifacts(settings.audio_folder)
-        self._intake = Intake(LocalUploads(settings.uploads_folder), self._artifacts)
+        self._artifacts = artifacts_of(settings)
+        self._intake = Intake(self._artifacts)
         self._waveforms = Waveforms(self.open_track)
         self._store: JobStore | None = None
         self._watch: Watch | None = None
@@ -74,14 +75,13 @@ class FrontDesk:
         )
         self._watch = Watch(self._store)
         is_closing = asyncio.Event()
-        sweeping = asyncio.create_task(self._intake.keep_swept(self._store.known, is_closing))
         refreshing = asyncio.create_task(self._keyring.keep_fresh(is_closing))
         try:
             yield
         finally:
             is_closing.set()
             await self._watch.close()
-            await asyncio.gather(sweeping, refreshing)
+            await refreshing
             await self._store.close()
 
     @property
@@ -100,7 +100,7 @@ class FrontDesk:
         id_ = str(uuid.uuid4())
         request = with_audio(request, attached, id_)
         await self._check(request)
-        await self._intake.take(request, attached)
+        await self._intake.take(request, attached, owner)
         try:
             job = await self.store.submit(request, owner, terms, id_, self._keyring.max_jobs_of(owner))
         except AceError:  # refused; after any other error it may be stored, and the sweep will tell
@@ -147,6 +147,9 @@ class FrontDesk:
     async def retry_after_s(self) -> int:
         return await self.store.retry_after_s()
 
+    async def keep_upload(self, content: AsyncIterable[bytes], owner: str) -> Upload:
+        return await self._intake.upload(content, owner)
+
     async def open_track(self, ref: str) -> TrackFile | None:
         return await self._artifacts.open(ref)
 
@@ -191,18 +194,32 @@ class Ingress:
         options = EdgeOptions(self._keyring, api.cors_origins, is_loopback(self._host), body, tells_request_id=False)
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
-        app.add_api_route("/readyz", tell_readiness, response_model=None)
+        app.add_api_route("/readyz", self.tell_readiness, response_model=None)
         return app
+
+    async def tell_readiness(self) -> JSONResponse:
+        """200 once every deployment of this application is healthy, else 503; either way, deployment by deployment.
+        What still works and will not for long is a warning."""
+        status, warnings = await asyncio.gather(
+            asyncio.to_thread(serve.status), asyncio.to_thread(warnings_of_disk, self._settings)
+        )
+        application = status.applications[serve.get_replica_context().app_name]
+        components = {name: str(deployment.status.value) for name, deployment in application.deployments.items()}
+        is_ready = all(state == "HEALTHY" for state in components.values())
+        body = {"ready": is_ready, "components": components, "warnings": warnings}
+        return JSONResponse(body, 200 if is_ready else 503)
 
 
 async def say_alive() -> dict[str, str]:
     return {"status": "alive"}
 
 
-async def tell_readiness() -> JSONResponse:
-    """200 once every deployment of this application is healthy, else 503; either way, deployment by deployment."""
-    status = await asyncio.to_thread(serve.status)
-    application = status.applications[serve.get_replica_context().app_name]
-    components = {name: str(deployment.status.value) for name, deployment in application.deployments.items()}
-    is_ready = all(state == "HEALTHY" for state in components.values())
-    return JSONResponse({"ready": is_ready, "components": components}, 200 if is_ready else 503)
+def warnings_of_disk(settings: AppSettings) -> list[str]:
+    """Of the disk that holds the jobs, or the audio, or both. For anybody's eyes; blocks."""
+    if settings.artifacts is not None and not settings.database_url.startswith("sqlite"):
+        return []
+    disk = shutil.disk_usage(settings.data_folder)
+    share = disk.used / (disk.used + disk.free)  # as `df` has it: what is reserved for root is neither
+    if share <= settings.disk_high_water:
+        return []
+    return [f"the disk of the data folder is {share:.0%} full; above {settings.disk_high_water:.0%} is a warning"]

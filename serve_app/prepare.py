@@ -11,12 +11,11 @@ from serve_app.settings import PROJECT, AppSettings
 
 
 def prepare(settings: AppSettings) -> None:
-    """Makes the data folders, writes tiny checkpoints or fetches absent ones if the settings say so.
+    """Makes the data folder, writes tiny checkpoints or fetches absent ones if the settings say so.
 
     Raises CheckpointError that names every checkpoint still absent.
     """
-    for folder in (settings.audio_folder, settings.uploads_folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    settings.data_folder.mkdir(parents=True, exist_ok=True)
     root = settings.checkpoints_folder
     if settings.tiny:
         write_tiny(settings)

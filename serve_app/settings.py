@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from models.checkpoints import variant_named
 from serve_app.keys import Keyring
@@ -80,6 +81,15 @@ class ConductorSettings(Settings):
     jobs: Annotated[int, Field(ge=1)] = 16  # run side by side by one replica
 
 
+class RetentionSettings(Settings):
+    """How long what has ended is kept; null means for ever. Jobs go with their audio, the oldest first where all tracks
+    together exceed `tracks_gib`. `uploads_h` is for what a caller uploaded and no job was made from since."""
+
+    jobs_h: Annotated[float, Field(gt=0)] | None = 7 * 24.0
+    tracks_gib: Annotated[float, Field(gt=0)] | None = None
+    uploads_h: Annotated[float, Field(ge=1)] = 24.0
+
+
 class ApiSettings(Settings):
     """`keys_from`: the environment variable with the API keys, separated by commas; unset or empty means no key."""
 
@@ -90,6 +100,15 @@ class ApiSettings(Settings):
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
     max_bodies_mib: Annotated[int, Field(ge=1)] = 512  # of all requests at a time, in each replica of the ingress
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
+
+
+def _is_url(value: str) -> str:
+    """The prefix may be left out."""
+    if not re.fullmatch(r"(s3|gs|az)://[^/?#@\s]+(/[^?#\s]*)?", value):
+        raise ValueError(
+            f"{value!r} is no object store; write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+        )
+    return value
 
 
 def _listed(value: object) -> object:
@@ -105,6 +124,9 @@ class AppSettings(Settings):
     download: bool = False  # fetch absent checkpoints from their hub
     adapters: Path = Path("adapters")  # LoRAs that requests may name
     data: Path = Path("data")
+    data_is_shared: bool = False  # `data` is on a disk that all hosts share
+    disk_high_water: Annotated[float, Field(gt=0, le=1)] = 0.9  # share of the disk of `data` above which /readyz warns
+    artifacts: Annotated[str, AfterValidator(_is_url)] | None = None  # an object store for all audio; unset: in `data`
     database_from: str = "ACESTEP_DATABASE_URL"  # the variable with PostgreSQL's URL; unset: SQLite in `data`, one host
     device: Literal["auto", "cpu", "cuda"] = "auto"
     lm: Annotated[tuple[LmSettings, ...], BeforeValidator(_listed)] = (LmSettings(),)  # default first; may be empty
@@ -112,6 +134,7 @@ class AppSettings(Settings):
     vae: VaeSettings = VaeSettings()
     queue: QueueSettings = QueueSettings()
     conductor: ConductorSettings = ConductorSettings()
+    retention: RetentionSettings = RetentionSettings()
     api: ApiSettings = ApiSettings()
 
     @model_validator(mode="after")
@@ -145,16 +168,6 @@ class AppSettings(Settings):
     @property
     def database_url(self) -> str:
         return os.environ.get(self.database_from, "").strip() or f"sqlite:///{self.data_folder / 'jobs.db'}"
-
-    @property
-    def audio_folder(self) -> Path:
-        """Of finished tracks."""
-        return self.data_folder / "audio"
-
-    @property
-    def uploads_folder(self) -> Path:
-        """Of callers' audio. On the same disk as `audio_folder`, a track that is worked on takes no room twice."""
-        return self.data_folder / "uploads"
 
 
 def read_api_keys(settings: ApiSettings) -> tuple[str, ...]:

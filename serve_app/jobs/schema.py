@@ -88,6 +88,16 @@ stretches = Table(
     Column("jobs", Integer, nullable=False),
 )
 
+# The files that jobs made; `job` is a job's number. They go with their job.
+tracks = Table(
+    "tracks",
+    metadata,
+    Column("job", BigInteger, primary_key=True, autoincrement=False),
+    Column("ref", String(64), primary_key=True),
+    Column("size", BigInteger, nullable=False),  # bytes
+)
+Index("tracks_by_ref", tracks.c.ref)
+
 
 class now(FunctionElement[float]):
     """The database's clock when a statement begins: not the asking process's, and not when the transaction began."""

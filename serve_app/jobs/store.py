@@ -22,16 +22,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.errors import EngineError, Overloaded, RequestError
 from models.music import Made, MusicRequest
-from serve_app.jobs import queries
+from serve_app.jobs import forgetting, queries
 from serve_app.jobs.change import Change
 from serve_app.jobs.database import ONLY_READS, open_database
+from serve_app.jobs.forgetting import ASKED_AT_ONCE, Forgotten
 from serve_app.jobs.job import DEFAULT_TERMS, Idempotency, Job, JobEvent, Priority, Stats, Status, Terms
 from serve_app.jobs.schema import events, jobs, now
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-ASKED_AT_ONCE = 500  # ids in one statement
 FIRST_GUESS_S = 5.0  # of a job's run time, before any has run
 
 
@@ -225,6 +225,7 @@ class JobStore:
         """Raises LeaseLost."""
         async with self._held(job) as (change, row):
             await change.move(row, Status.SUCCEEDED, made=made.model_dump_json(), progress=1.0)
+            await forgetting.note(change, row.number, made.tracks)
 
     @to_its_end
     async def fail(self, job: Job, code: str, message: str) -> None:
@@ -261,13 +262,33 @@ class JobStore:
         return None
 
     @to_its_end
-    async def forget(self, age_s: float, at_most: int = 500) -> tuple[str, ...]:
-        """Deletes jobs that ended so long ago; the files of their tracks, for the caller to delete next."""
+    async def forget(self, age_s: float, at_most: int = 500) -> Forgotten:
+        """Deletes jobs that ended so long ago."""
         async with Change.begin(self._engine) as change:
             rows = await change.locked(queries.state_of_ended(), age_s=age_s, at_most=at_most)
-            await change.delete(rows)
-        made = [Made.model_validate_json(row.made) for row in rows if row.made is not None]
-        return tuple(track.ref for each in made for track in each.tracks)
+            return await forgetting.forget(change, rows)
+
+    @to_its_end
+    async def forget_oldest(self, most_bytes: int, at_most: int = 500) -> Forgotten:
+        """Deletes jobs, those that succeeded first, until all tracks together take no more than that."""
+        async with self._reading.connect() as connection:
+            if await forgetting.total_bytes(connection) <= most_bytes:
+                return Forgotten()
+        async with Change.begin(self._engine) as change:
+            return await forgetting.forget_oldest(change, most_bytes, at_most)
+
+    @to_its_end
+    async def known_tracks(self, refs: Sequence[str]) -> set[str]:
+        """Those of the ids that are tracks' of jobs, whoever owns them."""
+        async with self._reading.connect() as connection:
+            return await forgetting.known(connection, refs)
+
+    @to_its_end
+    async def running_since(self) -> float | None:
+        """When the job that runs longest was claimed; what it has made so far is no job's yet."""
+        async with self._reading.connect() as connection:
+            since: float | None = await connection.scalar(queries.first_start())
+            return since
 
     @to_its_end
     async def forget_events(self, age_s: float) -> None:

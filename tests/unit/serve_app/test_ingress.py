@@ -10,7 +10,7 @@ from ray.serve.exceptions import RayServeException
 from models.errors import InvalidRequest, Overloaded, UnknownAdapter, UnknownModel
 from models.music import MusicRequest
 from serve_app.dialects.desk import Attachments
-from serve_app.ingress import FrontDesk, catalogue_of
+from serve_app.ingress import FrontDesk, catalogue_of, warnings_of_disk
 from serve_app.jobs.job import Idempotency, Status, Terms
 from serve_app.settings import AppSettings
 from tests.unit.serve_app.test_intake import wav
@@ -148,3 +148,16 @@ async def test_a_repeated_request_is_one_job_and_keeps_its_audio_once(desk: Fron
     again = await desk.submit(cover, "", Attachments(source=song()), terms)
     assert again.id == first.id
     assert [path.name for path in (tmp_path / "uploads").iterdir()] == [f"{first.id}.source"]
+
+
+@pytest.mark.parametrize(("high_water", "is_told"), [(0.000001, True), (1.0, False)])
+def test_a_disk_that_fills_up_is_a_warning(tmp_path: Path, high_water: float, is_told: bool) -> None:
+    warnings = warnings_of_disk(settings(tmp_path, disk_high_water=high_water))
+    assert [("% full" in warning, str(tmp_path) in warning) for warning in warnings] == [(True, False)] * is_told
+
+
+def test_a_disk_with_neither_jobs_nor_audio_warns_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = settings(tmp_path, disk_high_water=0.000001, artifacts="s3://bucket/songs")
+    assert warnings_of_disk(elsewhere) != []
+    monkeypatch.setenv("ACESTEP_DATABASE_URL", "postgresql://anna@host/jobs")
+    assert warnings_of_disk(elsewhere) == []
