@@ -42,7 +42,7 @@ def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None
     app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
     access = Access(options.keyring)
     app.include_router(release_task.routes(desk, access))
-    app.include_router(native.routes(desk, access))
+    app.include_router(native.routes(desk, access, options.body.max_upload_bytes))
     _add_middleware(app, options)
     _add_refusals(app, desk)
     problems.install(app)

@@ -63,7 +63,7 @@ class FrontDesk:
         self._conductor = conductor
         self._artifacts = artifacts_of(settings)
         self._intake = Intake(self._artifacts)
-        self._waveforms = Waveforms(self.open_track)
+        self._waveforms = Waveforms(self._artifacts)
         self._store: JobStore | None = None
         self._watch: Watch | None = None
 
@@ -153,7 +153,7 @@ class FrontDesk:
     async def open_track(self, ref: str) -> TrackFile | None:
         return await self._artifacts.open(ref)
 
-    async def peaks(self, ref: str, points: int) -> Peaks | None:
+    async def peaks(self, ref: str, points: int) -> Peaks:
         return await self._waveforms.peaks(ref, points)
 
     async def _check(self, request: MusicRequest) -> None:

@@ -144,6 +144,6 @@ class Desk(Protocol):
 
     async def open_track(self, ref: str) -> TrackFile | None: ...
 
-    async def peaks(self, ref: str, points: int) -> Peaks | None:
-        """Of a track, in so many spans of equal length or fewer; `None` where it is gone. Raises Overloaded."""
+    async def peaks(self, ref: str, points: int) -> Peaks:
+        """Of a track that is there, in so many spans of equal length or fewer. Raises Overloaded."""
         ...

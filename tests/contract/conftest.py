@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
 
 from models.checkpoints import check_request, variant_named
-from models.errors import Overloaded, UnknownModel
+from models.errors import InvalidAudio, Overloaded, UnknownModel
 from models.music import MusicRequest
-from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard, Peaks, Upload
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
@@ -130,6 +130,16 @@ class FakeDesk:
     async def cancel(self, id_: str, owner: str) -> Job | None:
         (job,) = await self.look_up([id_], owner)
         return None if job is None else replace(job, status=Status.CANCELLED)
+
+    async def keep_upload(self, content: AsyncIterable[bytes], owner: str) -> Upload:
+        sent = b"".join([chunk async for chunk in content])
+        if not sent.startswith(b"RIFF"):
+            raise InvalidAudio("the file begins with something else")
+        self.audio[f"{len(self.audio):032x}"] = sent
+        return Upload(f"{len(self.audio) - 1:032x}", 2.5, 44_100, 1, len(sent))
+
+    async def peaks(self, ref: str, points: int) -> Peaks:
+        return Peaks(10.0, (-0.5,) * points, (0.25,) * points)
 
     async def adapters(self) -> tuple[str, ...]:
         return ("lo-fi",)

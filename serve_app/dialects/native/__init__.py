@@ -6,16 +6,18 @@ from fastapi import APIRouter
 
 from serve_app.dialects.access import Access
 from serve_app.dialects.desk import Desk
-from serve_app.dialects.native import events, jobs, problems, tracks
+from serve_app.dialects.native import capabilities, events, jobs, problems, tracks, uploads
 from serve_app.dialects.native.slots import Slots
 
 STREAMS_AT_ONCE = 100  # of a replica: callers that watch or wait for a job
 
 
-def routes(desk: Desk, access: Access) -> APIRouter:
+def routes(desk: Desk, access: Access, max_upload_bytes: int) -> APIRouter:
     router = APIRouter(prefix=problems.PREFIX, tags=["native"])
     held = Slots(STREAMS_AT_ONCE)
     router.include_router(jobs.routes(desk, access, held))
     router.include_router(events.routes(desk, access, held))
     router.include_router(tracks.routes(desk, access))
+    router.include_router(uploads.routes(desk, access))
+    router.include_router(capabilities.routes(desk, access, max_upload_bytes))
     return router

@@ -83,8 +83,6 @@ def routes(desk: Desk, access: Access) -> APIRouter:
         if is_known(request, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         drawn = await desk.peaks(found.ref, points)
-        if drawn is None:
-            raise Refused(410, "the track is no longer kept", "track_gone")
         view = PeaksView(
             seconds=drawn.seconds, points=len(drawn.lowest), lowest=[*drawn.lowest], highest=[*drawn.highest]
         )
