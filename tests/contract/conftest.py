@@ -47,6 +47,7 @@ class FakeDesk:
     jobs: list[Job] = field(default_factory=list)
     audio: dict[str, bytes | str] = field(default_factory=dict)  # by its id: a file, or whose id it is
     keys: dict[tuple[str, str], tuple[Job, str]] = field(default_factory=dict)
+    terms: list[Terms] = field(default_factory=list)
     events: dict[str, list[JobEvent]] = field(default_factory=dict)  # by job
     becomes: Callable[[Job], Job] | None = None  # what a job is that was waited for
     is_full: bool = False
@@ -59,6 +60,7 @@ class FakeDesk:
         attached: Attachments = NOTHING_ATTACHED,
         terms: Terms = DEFAULT_TERMS,
     ) -> Job:
+        self.terms.append(terms)
         if terms.idempotency is not None:
             known, body_sha256 = self.keys.get((owner, terms.idempotency.key), (None, ""))
             if known is not None and body_sha256 != terms.idempotency.body_sha256:

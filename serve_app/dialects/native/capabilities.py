@@ -40,8 +40,8 @@ class ModelView(BaseModel):
     is_turbo: bool
     tasks: list[Task]
     parameters: list[str] = Field(description="Those that mean something to it.")
-    defaults: dict[str, float] = Field(description="Where they are its own.")
-    ranges: dict[str, dict[str, float]] = Field(description="Where they are narrower than those of `parameters`.")
+    defaults: dict[str, int | float] = Field(description="Where they are its own.")
+    ranges: dict[str, dict[str, int]] = Field(description="Where they are narrower than those of `parameters`.")
 
 
 class LmView(BaseModel):
@@ -97,7 +97,7 @@ class Capabilities(BaseModel):
 def routes(desk: Desk, access: Access, max_upload_bytes: int) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/capabilities", response_model=Capabilities, responses=documented(429))
+    @router.get("/capabilities", response_model=Capabilities, responses=documented())
     async def capabilities(request: Request) -> Capabilities:
         """Models, tasks, parameters with their ranges and defaults, formats, adapters and limits."""
         access.owner_by_header(request, Scope.READ)
@@ -129,7 +129,7 @@ def routes(desk: Desk, access: Access, max_upload_bytes: int) -> APIRouter:
 
 def _model(card: ModelCard) -> ModelView:
     variant = variant_named(card.name)
-    defaults = {"inference_steps": variant.default_steps, "shift": variant.default_shift}
+    defaults: dict[str, int | float] = {"inference_steps": variant.default_steps, "shift": variant.default_shift}
     return ModelView(
         name=card.name,
         is_default=card.is_default,

@@ -65,7 +65,7 @@ def routes(desk: Desk, access: Access, waiting: Slots) -> APIRouter:
         "/jobs",
         status_code=202,
         response_model=JobView,
-        responses={200: {"model": JobView, "description": "It has ended"}, **documented(400, 413, 415, 429)},
+        responses={200: {"model": JobView, "description": "It has ended"}, **documented(408, 413, 415)},
         openapi_extra={**REQUEST_BODY, "parameters": REQUEST_HEADERS},
     )
     async def submit(request: Request) -> Response:

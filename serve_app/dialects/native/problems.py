@@ -20,6 +20,7 @@ Handler = Callable[[Request, Any], Awaitable[Response]]
 PREFIX = "/v2"
 MEDIA_TYPE = "application/problem+json"
 NO_MORE_THAN_STATUS = "about:blank"
+ANYWHERE = (400, 401, 403, 422, 429, 500)
 DEFAULT_CODES = {422: "invalid_request"}
 
 
@@ -133,10 +134,10 @@ def _faults_of_parameters(errors: Sequence[Mapping[str, Any]]) -> list[Fault]:
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Problems a route may answer with, for the API page; 401, 422 and 500 are any route's."""
+    """Problems a route may answer with, for the API page, beside those of any route."""
     return {
         status: {"description": HTTPStatus(status).phrase, "model": Problem}
-        for status in sorted({401, 422, 500, *statuses})
+        for status in sorted({*ANYWHERE, *statuses})
     }
 
 

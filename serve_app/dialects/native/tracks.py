@@ -71,7 +71,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     @router.get(
         "/jobs/{id}/tracks/{n}/peaks",
         response_model=PeaksView,
-        responses={304: {"description": "As the caller knows it, by If-None-Match"}, **documented(404, 410, 429)},
+        responses={304: {"description": "As the caller knows it, by If-None-Match"}, **documented(404, 410)},
     )
     async def peaks(
         request: Request, id: str, n: N, points: Annotated[int, Query(ge=1, le=MAX_POINTS)] = 1000

@@ -38,7 +38,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
         "/uploads",
         status_code=201,
         response_model=UploadView,
-        responses=documented(400, 413, 415, 429),
+        responses=documented(408, 413, 415),
         openapi_extra=BODY,
     )
     async def upload(request: Request) -> dict[str, Any]:
