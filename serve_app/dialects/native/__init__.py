@@ -15,9 +15,9 @@ STREAMS_AT_ONCE = 100  # of a replica: callers that watch or wait for a job
 def routes(desk: Desk, access: Access, max_upload_bytes: int) -> APIRouter:
     router = APIRouter(prefix=problems.PREFIX, tags=["native"])
     held = Slots(STREAMS_AT_ONCE)
-    router.include_router(jobs.routes(desk, access, held))
-    router.include_router(events.routes(desk, access, held))
-    router.include_router(tracks.routes(desk, access))
-    router.include_router(uploads.routes(desk, access))
-    router.include_router(capabilities.routes(desk, access, max_upload_bytes))
+    jobs.add_routes(router, desk, access, held)
+    events.add_routes(router, desk, access, held)
+    tracks.add_routes(router, desk, access)
+    uploads.add_routes(router, desk, access)
+    capabilities.add_routes(router, desk, access, max_upload_bytes)
     return router

@@ -94,9 +94,7 @@ class Capabilities(BaseModel):
     uploads: UploadLimits
 
 
-def routes(desk: Desk, access: Access, max_upload_bytes: int) -> APIRouter:
-    router = APIRouter()
-
+def add_routes(router: APIRouter, desk: Desk, access: Access, max_upload_bytes: int) -> None:
     @router.get("/capabilities", response_model=Capabilities, responses=documented())
     async def capabilities(request: Request) -> Capabilities:
         """Models, tasks, parameters with their ranges and defaults, formats, adapters and limits."""
@@ -123,8 +121,6 @@ def routes(desk: Desk, access: Access, max_upload_bytes: int) -> APIRouter:
             ),
             uploads=_uploads(max_upload_bytes),
         )
-
-    return router
 
 
 def _model(card: ModelCard) -> ModelView:

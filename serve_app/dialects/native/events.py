@@ -42,9 +42,7 @@ class Place(BaseModel):
     eta_seconds: float | None
 
 
-def routes(desk: Desk, access: Access, streams: Slots) -> APIRouter:
-    router = APIRouter()
-
+def add_routes(router: APIRouter, desk: Desk, access: Access, streams: Slots) -> None:
     async def find(request: Request, id: str) -> Job:
         """Before the stream begins, so that a refusal is an answer of its own."""
         (job,) = await desk.look_up([id], access.owner_by_query(request, Scope.READ))
@@ -81,8 +79,6 @@ def routes(desk: Desk, access: Access, streams: Slots) -> APIRouter:
         async with aclosing(_told(desk, job, last_event_id or last_event_id_)) as told:
             async for event in told:
                 yield event
-
-    return router
 
 
 async def _told(desk: Desk, job: Job, after: int) -> AsyncGenerator[ServerSentEvent, None]:

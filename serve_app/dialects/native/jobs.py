@@ -48,9 +48,7 @@ class ListQuery(BaseModel):
     cursor: str | None = Field(None, description="Of a `next` link; means nothing by itself.")
 
 
-def routes(desk: Desk, access: Access, waiting: Slots) -> APIRouter:
-    router = APIRouter()
-
+def add_routes(router: APIRouter, desk: Desk, access: Access, waiting: Slots) -> None:
     async def stats_for(*jobs: Job) -> Stats | None:
         return await desk.stats() if any(not job.status.is_final for job in jobs) else None
 
@@ -126,8 +124,6 @@ def routes(desk: Desk, access: Access, waiting: Slots) -> APIRouter:
         if job is None:
             raise no_job(id)
         return await reply(job, 200 if job.status.is_final else 202)
-
-    return router
 
 
 def no_job(id_: str) -> Refused:

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from models.errors import AceError, RequestError
@@ -19,6 +20,7 @@ from serve_app.dialects.replies import refusal
 Handler = Callable[[Request, Any], Awaitable[Response]]
 PREFIX = "/v2"
 MEDIA_TYPE = "application/problem+json"
+REFERENCE = "#/components/schemas/{model}"
 NO_MORE_THAN_STATUS = "about:blank"
 ANYWHERE = (400, 401, 403, 422, 429, 500)
 DEFAULT_CODES = {422: "invalid_request"}
@@ -134,32 +136,25 @@ def _faults_of_parameters(errors: Sequence[Mapping[str, Any]]) -> list[Fault]:
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Problems a route may answer with, for the API page, beside those of any route."""
+    """Problems a route may answer with, for the API page, beside those of any route. Not by their model, which FastAPI
+    would take apart anew for every status of every route."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": REFERENCE.format(model=Problem.__name__)}}}
     return {
-        status: {"description": HTTPStatus(status).phrase, "model": Problem}
+        status: {"description": HTTPStatus(status).phrase, "content": content}
         for status in sorted({*ANYWHERE, *statuses})
     }
 
 
 def install(app: FastAPI) -> None:
-    """To be called once all handlers are there. FastAPI documents one media type a route: what is a problem is told
-    apart here."""
+    """To be called once all handlers are there."""
     for kind, handler in list(app.exception_handlers.items()):
         app.exception_handlers[kind] = by_path(cast(Handler, handler))
-    without_media_type = app.openapi
+    without_problems = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = without_media_type()
-        for path, operations in document["paths"].items():
-            for operation in operations.values() if is_native(path) else ():
-                for response in operation["responses"].values():
-                    _retype(response.get("content", {}))
+        document = without_problems()
+        _, told = models_json_schema([(Problem, "serialization")], ref_template=REFERENCE)
+        document["components"]["schemas"] |= told["$defs"]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
-
-
-def _retype(content: dict[str, Any]) -> None:
-    for media_type, told in list(content.items()):
-        if told.get("schema") == {"$ref": "#/components/schemas/Problem"}:
-            content[MEDIA_TYPE] = content.pop(media_type)

@@ -41,9 +41,7 @@ class PeaksView(BaseModel):
     highest: list[float]
 
 
-def routes(desk: Desk, access: Access) -> APIRouter:
-    router = APIRouter()
-
+def add_routes(router: APIRouter, desk: Desk, access: Access) -> None:
     async def find(request: Request, id: str, n: int) -> tuple[Job, Track]:
         (job,) = await desk.look_up([id], access.owner_by_query(request, Scope.READ))
         if job is None:
@@ -87,8 +85,6 @@ def routes(desk: Desk, access: Access) -> APIRouter:
             seconds=drawn.seconds, points=len(drawn.lowest), lowest=[*drawn.lowest], highest=[*drawn.highest]
         )
         return Response(view.model_dump_json(), 200, headers, "application/json")
-
-    return router
 
 
 def name_of(job: Job, track: Track, n: int) -> str:

@@ -31,9 +31,7 @@ class UploadView(BaseModel):
     size: int = Field(description="Bytes.")
 
 
-def routes(desk: Desk, access: Access) -> APIRouter:
-    router = APIRouter()
-
+def add_routes(router: APIRouter, desk: Desk, access: Access) -> None:
     @router.post(
         "/uploads",
         status_code=201,
@@ -60,5 +58,3 @@ def routes(desk: Desk, access: Access) -> APIRouter:
         if kind and not kind.startswith(RAW):
             raise Refused(415, f"Content-Type {kind}: send audio/*, application/octet-stream or {MULTIPART}")
         return await desk.keep_upload(request.stream(), owner)
-
-    return router
