@@ -21,8 +21,8 @@ def build_app(settings: AppSettings) -> Application:
 
     Serve reads the annotation at run time to validate the arguments, so it must not become a string.
     Shares of CPU and GPU, replica counts and queue lengths are set by deployment name in the config file.
-    Raises CheckpointError when a checkpoint is absent, BadDatabase or BadStorage when several hosts would keep
-    jobs or audio of their own, OpenToAll when others than this machine could use it without a key, and BadKeys.
+    Raises CheckpointError when a checkpoint is absent, BadDatabase or BadStorage when several hosts would keep jobs or
+    audio of their own, OpenToAll when others than this machine could use it without a key, and BadKeys.
     """
     refuse_open(listening_host(), settings.api)
     hosts = count_hosts()
@@ -40,9 +40,7 @@ def count_hosts() -> int:
 
 def graph(settings: AppSettings) -> Application:
     lms = {lm.deployment: serve.deployment(name=lm.deployment)(LmReplica).bind(settings, lm) for lm in settings.lm}
-    dits = {
-        dit.model: serve.deployment(name=f"dit-{dit.model}")(DitReplica).bind(settings, dit) for dit in settings.dit
-    }
+    dits = {dit.model: serve.deployment(name=dit.deployment)(DitReplica).bind(settings, dit) for dit in settings.dit}
     vae = serve.deployment(name="vae")(VaeReplica).bind(settings)
     conductor = serve.deployment(name="conductor")(ConductorReplica).bind(settings, lms, dits, vae)
     return serve.deployment(name="ingress")(serve.ingress()(Ingress)).bind(settings, conductor)

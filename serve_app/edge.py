@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from models.errors import Overloaded, RequestError
+from serve_app.artifacts.face import StorageFailed
 from serve_app.dialects import native, release_task
 from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
 from serve_app.dialects.desk import Desk
@@ -22,6 +24,9 @@ from serve_app.dialects.replies import refusal
 from serve_app.keys import Keyring
 from serve_app.middleware import AnswerFaults, BodyLimits, CheckHead, LimitBody, NameRequests
 
+log = logging.getLogger(__name__)
+
+STORAGE_RETRY_AFTER_S = 60  # a guess: until somebody made room, or the store is back
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
@@ -71,11 +76,18 @@ def _add_refusals(app: FastAPI, desk: Desk) -> None:
         return refusal(429, str(error), {"Retry-After": str(retry_after_s)})
 
     app.add_exception_handler(Overloaded, refuse_overloaded)
+    app.add_exception_handler(StorageFailed, _refuse_storage)
     app.add_exception_handler(Unauthorized, _refuse_unauthorized)
     app.add_exception_handler(Forbidden, _refuse_forbidden)
     app.add_exception_handler(RequestError, _refuse_request)
     app.add_exception_handler(StarletteHTTPException, _refuse_http)
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
+
+
+async def _refuse_storage(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, StorageFailed)
+    log.error("audio could not be stored or read: %s", error)
+    return refusal(503, error.public_message, {"Retry-After": str(STORAGE_RETRY_AFTER_S)})
 
 
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:

@@ -58,6 +58,10 @@ class DitSettings(Settings):
         variant_named(self.model)
         return self
 
+    @property
+    def deployment(self) -> str:
+        return f"dit-{self.model}"
+
 
 class VaeSettings(Settings):
     """`tiles`: how many pieces of twenty seconds are decoded at once; unless said four on a GPU, one on a CPU."""
@@ -146,6 +150,15 @@ class AppSettings(Settings):
         if len(set(lms)) < len(lms):
             raise ValueError(f"lm names a model twice: {', '.join(lms)}; one entry for each model and backend")
         return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Deployments that hold one."""
+        return (*(lm.deployment for lm in self.lm), *(dit.deployment for dit in self.dit), "vae")
+
+    @property
+    def deployments(self) -> tuple[str, ...]:
+        return ("ingress", "conductor", *self.models)
 
     def lm_for(self, model: str | None, backend: str | None) -> LmSettings | None:
         """The LM a request means: of the model it names, or else of any, the first on the backend it asks for, or else

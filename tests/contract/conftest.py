@@ -11,6 +11,7 @@ import pytest
 from models.checkpoints import check_request, variant_named
 from models.errors import InvalidAudio, Overloaded, UnknownModel
 from models.music import MusicRequest
+from serve_app.artifacts.face import StorageFailed
 from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard, Peaks, Upload
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import with_audio
@@ -46,12 +47,14 @@ class FakeDesk:
     catalogue: Catalogue = CATALOGUE
     jobs: list[Job] = field(default_factory=list)
     audio: dict[str, bytes | str] = field(default_factory=dict)  # by its id: a file, or whose id it is
+    uploads: dict[tuple[str, str], bytes] = field(default_factory=dict)  # by owner and id
     keys: dict[tuple[str, str], tuple[Job, str]] = field(default_factory=dict)
     terms: list[Terms] = field(default_factory=list)
     events: dict[str, list[JobEvent]] = field(default_factory=dict)  # by job
     becomes: Callable[[Job], Job] | None = None  # what a job is that was waited for
     is_full: bool = False
     is_broken: bool = False
+    storage_is_full: bool = False
 
     async def submit(
         self,
@@ -72,6 +75,8 @@ class FakeDesk:
         request = with_audio(request, attached, f"job-{len(self.jobs)}")
         if self.is_broken:
             raise RuntimeError("the password is swordfish")
+        if self.storage_is_full:
+            raise StorageFailed("could not store 9 bytes in /srv/data: No space left on device")
         if self.is_full:
             raise Overloaded("Server busy: queue is full")
         if request.model not in [card.name for card in self.catalogue.models]:
@@ -134,11 +139,13 @@ class FakeDesk:
         return None if job is None else replace(job, status=Status.CANCELLED)
 
     async def keep_upload(self, content: AsyncIterable[bytes], owner: str) -> Upload:
-        sent = b"".join([chunk async for chunk in content])
-        if not sent.startswith(b"RIFF"):
-            raise InvalidAudio("the file begins with something else")
-        self.audio[f"{len(self.audio):032x}"] = sent
-        return Upload(f"{len(self.audio) - 1:032x}", 2.5, 44_100, 1, len(sent))
+        """Two seconds, whatever is in it; a text is no audio."""
+        received = b"".join([chunk async for chunk in content])
+        if received.startswith(b"this is a text"):
+            raise InvalidAudio(f"the file begins with {received[:8]!r}, so it is no audio that can be read")
+        upload = Upload(f"{len(self.uploads):032x}", 2.0, 48_000, 2, len(received))
+        self.uploads[owner, upload.id] = received
+        return upload
 
     async def peaks(self, ref: str, points: int) -> Peaks:
         return Peaks(10.0, (-0.5,) * points, (0.25,) * points)

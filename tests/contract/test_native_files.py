@@ -101,13 +101,13 @@ async def test_an_upload_is_the_body_itself(client: httpx.AsyncClient, desk: Fak
     reply = await client.post(
         "/v2/uploads", content=b"RIFF and so on", headers={} if kind is None else {"content-type": kind}
     )
-    assert (reply.status_code, desk.audio[reply.json()["id"]]) == (201, b"RIFF and so on")
-    assert reply.json() == {"id": "0" * 32, "seconds": 2.5, "sample_rate": 44_100, "channels": 1, "size": 14}
+    assert (reply.status_code, desk.uploads["", reply.json()["id"]]) == (201, b"RIFF and so on")
+    assert reply.json() == {"id": "0" * 32, "seconds": 2.0, "sample_rate": 48_000, "channels": 2, "size": 14}
 
 
 async def test_an_upload_may_be_the_one_file_of_a_form(client: httpx.AsyncClient, desk: FakeDesk) -> None:
     reply = await client.post("/v2/uploads", files={"whatever": b"RIFF and so on"})
-    assert (reply.status_code, desk.audio[reply.json()["id"]]) == (201, b"RIFF and so on")
+    assert (reply.status_code, desk.uploads["", reply.json()["id"]]) == (201, b"RIFF and so on")
     body = {"task_type": "cover", "src_audio": reply.json()["id"]}
     assert (await client.post("/v2/jobs", json=body)).status_code == 202
     assert desk.audio["job-0.source"] == reply.json()["id"]
@@ -126,7 +126,7 @@ async def test_what_is_no_audio_by_its_kind_is_a_415(client: httpx.AsyncClient, 
 
 
 async def test_what_is_no_audio_by_its_content_is_told(client: httpx.AsyncClient) -> None:
-    reply = await client.post("/v2/uploads", content=b"MZ", headers={"content-type": "audio/wav"})
+    reply = await client.post("/v2/uploads", content=b"this is a text", headers={"content-type": "audio/wav"})
     assert (reply.status_code, reply.json()["type"]) == (422, "urn:acestep:problem:invalid_audio")
 
 

@@ -262,7 +262,7 @@ async def test_the_api_page_tells_every_status_of_every_route(client: httpx.Asyn
     assert len(routes) == 7
     for operations in routes.values():
         for operation in operations.values():
-            assert operation["responses"].keys() >= {"400", "401", "403", "422", "429", "500"}
+            assert operation["responses"].keys() >= {"400", "401", "403", "422", "429", "500", "503"}
             problem = operation["responses"]["422"]["content"]
             assert problem == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     assert {status.value for status in Status} == {*document["components"]["schemas"]["Status"]["enum"]}

@@ -177,6 +177,16 @@ async def test_a_full_queue_says_when_to_come_back(client: httpx.AsyncClient, de
     assert reply.json()["detail"] == "Server busy: queue is full"
 
 
+async def test_a_full_disk_is_no_fault_of_the_callers_and_says_nothing_of_where(
+    client: httpx.AsyncClient, desk: FakeDesk
+) -> None:
+    desk.storage_is_full = True
+    reply = await client.post("/release_task", json={})
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "60")
+    assert "storage_unavailable" in reply.json()["detail"]
+    assert "/srv" not in reply.text
+
+
 async def test_what_went_wrong_inside_stays_inside(client: httpx.AsyncClient, desk: FakeDesk) -> None:
     desk.is_broken = True
     reply = await client.post("/release_task", json={})

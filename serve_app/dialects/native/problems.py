@@ -22,7 +22,7 @@ PREFIX = "/v2"
 MEDIA_TYPE = "application/problem+json"
 REFERENCE = "#/components/schemas/{model}"
 NO_MORE_THAN_STATUS = "about:blank"
-ANYWHERE = (400, 401, 403, 422, 429, 500)
+ANYWHERE = (400, 401, 403, 422, 429, 500, 503)
 DEFAULT_CODES = {422: "invalid_request"}
 
 

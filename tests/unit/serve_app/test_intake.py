@@ -177,13 +177,12 @@ async def test_audio_may_be_sent_ahead_and_named_by_its_owner_only(desk: FrontDe
     upload = await desk.keep_upload(sent(wav(3.0, channels=1)), "anna")
     assert (upload.seconds, upload.sample_rate, upload.channels) == (3.0, 8000, 1)
     assert upload.size == len(wav(3.0, channels=1))
-    job = await desk.submit(cover(), "anna", Attachments(upload.id, upload.id))
-    for name in (f"{job.id}.source", f"{job.id}.reference"):
-        assert (uploads / name).read_bytes() == wav(3.0, channels=1)
+    job = await desk.submit(cover(), "anna", Attachments(upload.id))
+    assert (uploads / f"{job.id}.source").read_bytes() == wav(3.0, channels=1)
     for owner in ("bert", ""):
         with pytest.raises(InvalidRequest, match=r"source audio: .*no upload of this key"):
             await desk.submit(cover(), owner, Attachments(upload.id))
-    assert len(files_in(uploads)) == 3
+    assert len(files_in(uploads)) == 2
 
 
 async def test_what_an_upload_is_kept_as_is_no_id_of_it(desk: FrontDesk, uploads: Path) -> None:

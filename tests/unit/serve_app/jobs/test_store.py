@@ -292,6 +292,9 @@ async def test_one_owner_cannot_fill_the_queue_alone(url: str) -> None:
     await claim(store)
     await store.submit(request(), "anna")
     assert (await store.stats()).total == 4
+    with pytest.raises(Overloaded, match="1 jobs of this key"):
+        await store.submit(request(), "bert", at_most=1)
+    await store.submit(request(), "anna", at_most=3)
     await store.close()
 
 
