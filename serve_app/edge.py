@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import Scope
 
 from models.errors import Overloaded, RequestError
 from serve_app.artifacts.face import StorageFailed
@@ -23,11 +25,13 @@ from serve_app.dialects.native import problems
 from serve_app.dialects.replies import refusal
 from serve_app.keys import Keyring
 from serve_app.middleware import AnswerFaults, BodyLimits, CheckHead, LimitBody, NameRequests
+from serve_app.openapi import complete
 
 log = logging.getLogger(__name__)
 
 STORAGE_RETRY_AFTER_S = 60  # a guess: until somebody made room, or the store is back
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+LONGEST_COMPLAINT = 2000  # characters; it may quote what was sent
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -44,21 +48,22 @@ class EdgeOptions:
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
-    app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
+    app = FastAPIOffline(redoc_url=None, title="ACE-Step server", version="1.0", lifespan=lifespan)
     access = Access(options.keyring)
     app.include_router(release_task.routes(desk, access))
     app.include_router(native.routes(desk, access, options.body.max_upload_bytes))
     _add_middleware(app, options)
     _add_refusals(app, desk)
     problems.install(app)
+    complete(app)
     return app
 
 
 def _add_middleware(app: FastAPI, options: EdgeOptions) -> None:
     """From the inside to the outside."""
-    app.add_middleware(AnswerFaults)
-    app.add_middleware(LimitBody, limits=options.body)
-    app.add_middleware(CheckHead, keyring=options.keyring)
+    app.add_middleware(AnswerFaults, refuse=_refuse)
+    app.add_middleware(LimitBody, refuse=_refuse, limits=options.body)
+    app.add_middleware(CheckHead, refuse=_refuse, keyring=options.keyring)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=options.cors_origins,
@@ -90,6 +95,14 @@ async def _refuse_storage(_: Request, error: Exception) -> JSONResponse:
     return refusal(503, error.public_message, {"Retry-After": str(STORAGE_RETRY_AFTER_S)})
 
 
+def _refuse(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """What is refused before a dialect is asked."""
+    path = scope["path"]
+    if problems.is_native(path):
+        return problems.problem(path, status, detail, headers=headers)
+    return refusal(status, detail, headers)
+
+
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:
     return refusal(401, str(error), {"WWW-Authenticate": "Bearer"})
 
@@ -99,7 +112,7 @@ async def _refuse_forbidden(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _refuse_request(_: Request, error: Exception) -> JSONResponse:
-    return refusal(400, str(error))
+    return refusal(400, str(error)[:LONGEST_COMPLAINT])
 
 
 async def _refuse_http(_: Request, error: Exception) -> JSONResponse:

@@ -1,6 +1,6 @@
 """`/v2/jobs/{id}/events`: a job as it goes on, as server-sent events."""
 
-# no postponed annotations here: FastAPI reads those of `events`, and one of them names a function inside another
+# no postponed annotations here: FastAPI reads those of the routes, and some name a function inside another
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -50,24 +50,23 @@ def add_routes(router: APIRouter, desk: Desk, access: Access, streams: Slots) ->
             raise no_job(id)
         return job
 
-    async def hold() -> AsyncIterator[None]:
+    async def hold(job: Annotated[Job, Depends(find)]) -> AsyncIterator[Job]:
         if streams.are_full:
             detail = f"{streams.most} callers watch jobs here already; ask /v2/jobs/ID now and then instead"
             raise Refused(503, detail, "too_many_streams", headers={"Retry-After": "5"})
         with streams.take():
-            yield
+            yield job
 
     @router.get(
         "/jobs/{id}/events",
         response_class=EventSourceResponse,
-        dependencies=[Depends(hold)],
         responses={
             200: {"description": "Events `place`, `progress` and, as the last one, `end`"},
             **documented(404, 503),
         },
     )
     async def events(
-        job: Annotated[Job, Depends(find)],
+        job: Annotated[Job, Depends(hold)],
         last_event_id: Annotated[EventNumber, Header(description="The last event the caller has seen.")] = 0,
         last_event_id_: Annotated[
             EventNumber, Query(alias="last_event_id", description="The same, for who cannot set a header.")

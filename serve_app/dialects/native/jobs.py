@@ -1,6 +1,6 @@
 """`/v2/jobs`: ask for songs, look, list, withdraw."""
 
-from __future__ import annotations
+# no postponed annotations here: FastAPI reads those of the routes, and some name a function inside another
 
 import base64
 import binascii
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.dialects.access import Access, Scope
@@ -49,6 +49,10 @@ class ListQuery(BaseModel):
 
 
 def add_routes(router: APIRouter, desk: Desk, access: Access, waiting: Slots) -> None:
+    async def reader(request: Request) -> str:
+        """Asked before anything else is looked at."""
+        return access.owner_by_header(request, Scope.READ)
+
     async def stats_for(*jobs: Job) -> Stats | None:
         return await desk.stats() if any(not job.status.is_final for job in jobs) else None
 
@@ -83,9 +87,8 @@ def add_routes(router: APIRouter, desk: Desk, access: Access, waiting: Slots) ->
         return await reply(job, 200 if job.status.is_final else 202, headers)
 
     @router.get("/jobs", response_model=JobList, responses=documented())
-    async def list_jobs(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
+    async def list_jobs(owner: Annotated[str, Depends(reader)], query: Annotated[ListQuery, Query()]) -> Response:
         """The caller's own jobs, the newest first."""
-        owner = access.owner_by_header(request, Scope.READ)
         before = None if query.cursor is None else _number_of(query.cursor)
         jobs = await desk.list_jobs(owner, query.status, before, query.limit + 1)
         shown, is_more = jobs[: query.limit], len(jobs) > query.limit
@@ -100,9 +103,9 @@ def add_routes(router: APIRouter, desk: Desk, access: Access, waiting: Slots) ->
         response_model=JobView,
         responses={304: {"description": "As the caller knows it, by If-None-Match"}, **documented(404)},
     )
-    async def look_up(request: Request, id: str) -> Response:
+    async def look_up(owner: Annotated[str, Depends(reader)], request: Request, id: str) -> Response:
         """A job as it is now."""
-        (job,) = await desk.look_up([id], access.owner_by_header(request, Scope.READ))
+        (job,) = await desk.look_up([id], owner)
         if job is None:
             raise no_job(id)
         if not is_known(request, etag_of(job)):

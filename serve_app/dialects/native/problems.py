@@ -15,7 +15,6 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from models.errors import AceError, RequestError
-from serve_app.dialects.replies import refusal
 
 Handler = Callable[[Request, Any], Awaitable[Response]]
 PREFIX = "/v2"
@@ -98,11 +97,6 @@ def problem(
     )
     exclude = None if faults else {"errors"}
     return JSONResponse(told.model_dump(exclude=exclude, exclude_none=True), status, headers, media_type=MEDIA_TYPE)
-
-
-def refuse_at(path: str, status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """For what is refused before a route is chosen."""
-    return problem(path, status, detail, headers=headers) if is_native(path) else refusal(status, detail, headers)
 
 
 def by_path(handler: Handler) -> Handler:

@@ -1,12 +1,12 @@
 """`/v2/jobs/{id}/tracks/{n}`: finished songs, and their waveforms."""
 
-from __future__ import annotations
+# no postponed annotations here: FastAPI reads those of the routes, and some name a function inside another
 
 import re
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from models.audio import MEDIA_TYPES
@@ -42,8 +42,12 @@ class PeaksView(BaseModel):
 
 
 def add_routes(router: APIRouter, desk: Desk, access: Access) -> None:
-    async def find(request: Request, id: str, n: int) -> tuple[Job, Track]:
-        (job,) = await desk.look_up([id], access.owner_by_query(request, Scope.READ))
+    async def reader(request: Request) -> str:
+        """Asked before anything else is looked at."""
+        return access.owner_by_query(request, Scope.READ)
+
+    async def find(owner: str, id: str, n: int) -> tuple[Job, Track]:
+        (job,) = await desk.look_up([id], owner)
         if job is None:
             raise no_job(id)
         if job.made is None:
@@ -60,9 +64,9 @@ def add_routes(router: APIRouter, desk: Desk, access: Access) -> None:
 
     @router.head("/jobs/{id}/tracks/{n}", responses=RESPONSES, response_class=Response)
     @router.get("/jobs/{id}/tracks/{n}", responses=RESPONSES, response_class=Response)
-    async def track(request: Request, id: str, n: N) -> Response:
+    async def track(owner: Annotated[str, Depends(reader)], request: Request, id: str, n: N) -> Response:
         """A finished song, whole or a range of it. It never changes."""
-        job, found = await find(request, id, n)
+        job, found = await find(owner, id, n)
         named = {"content-disposition": f"inline; filename*=utf-8''{quote(name_of(job, found, n))}"}
         return send_track(await open_track(found), request, named)
 
@@ -72,10 +76,14 @@ def add_routes(router: APIRouter, desk: Desk, access: Access) -> None:
         responses={304: {"description": "As the caller knows it, by If-None-Match"}, **documented(404, 410)},
     )
     async def peaks(
-        request: Request, id: str, n: N, points: Annotated[int, Query(ge=1, le=MAX_POINTS)] = 1000
+        owner: Annotated[str, Depends(reader)],
+        request: Request,
+        id: str,
+        n: N,
+        points: Annotated[int, Query(ge=1, le=MAX_POINTS)] = 1000,
     ) -> Response:
         """What to draw of a finished song: its waveform in so many spans of equal length."""
-        _, found = await find(request, id, n)
+        _, found = await find(owner, id, n)
         file = await open_track(found)
         headers = {"ETag": f'"{file.etag}-{points}"', "Cache-Control": IMMUTABLE}
         if is_known(request, headers["ETag"]):
