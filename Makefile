@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test long e2e check format openapi lock clean
+.PHONY: help setup serve test long e2e chaos check format openapi lock clean
 PY := .venv/bin/python
 
 help: ## this list
@@ -12,13 +12,16 @@ serve: setup ## the server, at port 8001
 	@$(PY) -m serve_app.serve
 
 test: setup ## every test: plain Python first, then a real vLLM, then a real Ray Serve
-	@$(PY) -m pytest -n auto -m "not vllm and not ray and not long" && $(PY) -m pytest -m "vllm and not ray" && $(PY) -m pytest -m ray
+	@$(PY) -m pytest -n auto -m "not vllm and not ray and not long and not chaos" && $(PY) -m pytest -m "vllm and not ray" && $(PY) -m pytest -m ray
 
 long: setup ## tests that take minutes: the job store killed between any two statements, thousands of times
 	@$(PY) -m pytest -m long
 
 e2e: setup ## only the tests that start Ray Serve
 	@$(PY) -m pytest -m ray
+
+chaos: setup ## kill -9 of every part of a server in use, one after the other; prints what came of it
+	@$(PY) -m pytest -m chaos
 
 check: setup ## format, lint, types, import rules
 	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy && .venv/bin/lint-imports

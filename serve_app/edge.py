@@ -22,6 +22,9 @@ from serve_app.dialects import native, release_task
 from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.native import problems
+from serve_app.dialects.openrouter.errors import OpenAiErrors
+from serve_app.dialects.openrouter.routes import routes as openrouter_routes
+from serve_app.dialects.openrouter.speech import routes as speech_routes
 from serve_app.dialects.replies import refusal
 from serve_app.keys import Keyring
 from serve_app.middleware import AnswerFaults, BodyLimits, CheckHead, LimitBody, NameRequests
@@ -38,19 +41,25 @@ LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 @dataclass(frozen=True, slots=True)
 class EdgeOptions:
     """Pages of this machine, and files opened in a browser, may call only a server that `is_local`, which nobody else
-    can reach, and that needs no key; otherwise those of `cors_origins` may."""
+    can reach, and that needs no key; otherwise those of `cors_origins` may.
+
+    `generation_timeout_s`: how long a caller waits in the request itself, before the job is withdrawn.
+    """
 
     keyring: Keyring = field(default_factory=Keyring)
     cors_origins: tuple[str, ...] = ()
     is_local: bool = True
     body: BodyLimits = field(default_factory=BodyLimits)
     tells_request_id: bool = True  # not behind a proxy that does
+    generation_timeout_s: float = 600.0
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
     app = FastAPIOffline(redoc_url=None, title="ACE-Step server", version="1.0", lifespan=lifespan)
     access = Access(options.keyring)
     app.include_router(release_task.routes(desk, access))
+    app.include_router(openrouter_routes(desk, access, options.generation_timeout_s))
+    app.include_router(speech_routes(desk, access, options.generation_timeout_s))
     app.include_router(native.routes(desk, access, options.body.max_upload_bytes))
     _add_middleware(app, options)
     _add_refusals(app, desk)
@@ -64,6 +73,7 @@ def _add_middleware(app: FastAPI, options: EdgeOptions) -> None:
     app.add_middleware(AnswerFaults, refuse=_refuse)
     app.add_middleware(LimitBody, refuse=_refuse, limits=options.body)
     app.add_middleware(CheckHead, refuse=_refuse, keyring=options.keyring)
+    app.add_middleware(OpenAiErrors)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=options.cors_origins,

@@ -33,6 +33,7 @@ from serve_app.logs import log_with_serve
 from serve_app.middleware import BodyLimits
 from serve_app.settings import AppSettings, keyring_of
 from serve_app.waveforms import Waveforms
+from serve_app.webhooks import WebhookGate
 
 
 def catalogue_of(settings: AppSettings) -> Catalogue:
@@ -64,6 +65,7 @@ class FrontDesk:
         self._artifacts = artifacts_of(settings)
         self._intake = Intake(self._artifacts)
         self._waveforms = Waveforms(self._artifacts)
+        self._webhooks = WebhookGate(settings.webhooks)
         self._store: JobStore | None = None
         self._watch: Watch | None = None
 
@@ -99,6 +101,8 @@ class FrontDesk:
     ) -> Job:
         id_ = str(uuid.uuid4())
         request = with_audio(request, attached, id_)
+        if terms.webhook is not None:
+            self._webhooks.check(terms.webhook)
         await self._check(request)
         await self._intake.take(request, attached, owner)
         try:
@@ -128,9 +132,12 @@ class FrontDesk:
             yield event
 
     async def wait(self, id_: str, owner: str, within_s: float) -> Job | None:
+        (job,) = await self.store.get([id_], owner)
+        if job is None or job.status.is_final:
+            return job
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                async for _ in self.watch(id_, owner):
+                async for _ in self.watch(id_, owner, job.events):
                     pass
         (job,) = await self.store.get([id_], owner)
         return job
@@ -191,7 +198,14 @@ class Ingress:
 
         api = self._settings.api
         body = BodyLimits(api.max_body_mib * 2**20, api.max_upload_mib * 2**20, api.max_bodies_mib * 2**20)
-        options = EdgeOptions(self._keyring, api.cors_origins, is_loopback(self._host), body, tells_request_id=False)
+        options = EdgeOptions(
+            self._keyring,
+            api.cors_origins,
+            is_loopback(self._host),
+            body,
+            tells_request_id=False,
+            generation_timeout_s=api.generation_timeout_s,
+        )
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
         app.add_api_route("/readyz", self.tell_readiness, response_model=None)

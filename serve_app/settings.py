@@ -104,6 +104,16 @@ class ApiSettings(Settings):
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
     max_bodies_mib: Annotated[int, Field(ge=1)] = 512  # of all requests at a time, in each replica of the ingress
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
+    generation_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # of those who wait in the request: chat, speech
+
+
+class WebhookSettings(Settings):
+    """Callers are told of their jobs' ends where the variable `secret_from` holds a secret to sign with: `whsec_` and
+    base64 of 24 to 64 bytes. Several are separated by commas, and all of them sign."""
+
+    secret_from: str = "ACESTEP_WEBHOOK_SECRET"
+    http_hosts: tuple[str, ...] = ()  # may be called without TLS
+    allow_private_networks: bool = False  # and this host
 
 
 def _is_url(value: str) -> str:
@@ -140,6 +150,7 @@ class AppSettings(Settings):
     conductor: ConductorSettings = ConductorSettings()
     retention: RetentionSettings = RetentionSettings()
     api: ApiSettings = ApiSettings()
+    webhooks: WebhookSettings = WebhookSettings()
 
     @model_validator(mode="after")
     def _names_each_model_once(self) -> AppSettings:

@@ -59,6 +59,11 @@ async def _read_text(request: Request) -> Fields:
     )
 
 
+async def read_object(request: Request) -> Mapping[str, Any]:
+    """A JSON object, whatever the content type. The body is not kept: it may be much, and its caller wait for long."""
+    return _object(b"".join([chunk async for chunk in request.stream()]), "Malformed JSON payload")
+
+
 async def read_query_fields(request: Request) -> Fields:
     """JSON where the content type says so, a form otherwise; an empty body has no fields. Files are not looked at."""
     if "json" in request.headers.get("content-type", "").lower():

@@ -125,10 +125,12 @@ async def test_seeds_and_retake_seeds_are_drawn_one_a_song(client: httpx.AsyncCl
 
 
 async def test_terms_are_the_jobs_not_the_requests(client: httpx.AsyncClient, desk: FakeDesk) -> None:
-    body = {"seeds": [1], "priority": "low", "deadline_s": 60, "reuse": True}
-    await client.post("/v2/jobs", json=body)
-    terms = desk.terms[0]
-    assert (terms.priority, terms.deadline_s, terms.reuse) == (Priority.LOW, 60, True)
+    url = "https://example.org/told"
+    for more in ({"reuse": True, "seeds": [1]}, {"webhook": {"url": url}}):
+        assert (await client.post("/v2/jobs", json={"priority": "low", "deadline_s": 60, **more})).status_code == 202
+    one, other = desk.terms
+    assert (one.priority, one.deadline_s, one.reuse, one.webhook) == (Priority.LOW, 60, True, None)
+    assert (other.reuse, other.webhook) == (False, url)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +158,9 @@ async def test_terms_are_the_jobs_not_the_requests(client: httpx.AsyncClient, de
         ({"batch_size": 2, "seeds": [1]}, "batch_size", "batch_size 2 with 1 seeds"),
         ({"reuse": True}, "reuse", "reuse without seeds"),
         ({"reuse": True, "seeds": [1], "reference_audio": "a.mp3"}, "reuse", "reuse with audio"),
+        ({"reuse": True, "seeds": [1], "webhook": {"url": "https://x"}}, "webhook", "webhook with reuse"),
+        ({"webhook": {"url": "https://x", "secret": "y"}}, "webhook.secret", "not known here"),
+        ({"webhook": "https://x"}, "webhook", "'https://x': Input should be an object"),
         ({"repainting_start": 5, "repainting_end": 4}, "repainting_end", "4 s is not after repainting_start 5 s"),
         ({"inference_steps": 21}, "inference_steps", "takes 1 to 20"),
         ({"timesteps": [0.1, 0.9]}, "timesteps", "rise somewhere"),

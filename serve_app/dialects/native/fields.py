@@ -78,6 +78,10 @@ DESCRIPTIONS = {
 }
 
 
+class Webhook(Value):
+    url: Annotated[str, Field(min_length=1, max_length=2048)]
+
+
 class OwnFields(Value):
     """What a MusicRequest has not, or has otherwise."""
 
@@ -93,6 +97,9 @@ class OwnFields(Value):
     priority: Priority = Field(Priority.NORMAL, description="Of the place in the queue.")
     deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S, allow_inf_nan=False)] | None = Field(
         None, description="Seconds from now on, after which the job fails unless it has ended."
+    )
+    webhook: Webhook | None = Field(
+        None, description="An address that is told, signed, once the job has ended; where the server allows it."
     )
     reuse: bool = Field(
         False, description="Takes what an earlier job of the same request and seeds made, where it is still kept."

@@ -47,7 +47,12 @@ async def read_request(body: bytes, desk: Desk, owner: str) -> Asked:
     values = _values(asked, desk)
     if faults := [*_contradictions(asked, MusicRequest.model_construct(**values), desk)]:
         raise refused_for(faults)
-    terms = Terms(priority=asked.priority, deadline_s=asked.deadline_s, reuse=asked.reuse)
+    terms = Terms(
+        priority=asked.priority,
+        deadline_s=asked.deadline_s,
+        reuse=asked.reuse,
+        webhook=None if asked.webhook is None else asked.webhook.url,
+    )
     return Asked(MusicRequest.model_validate(values), attached, terms)
 
 
@@ -65,7 +70,7 @@ def _shaped(body: bytes) -> OwnFields | list[Fault]:
 def _fault_of(error: ErrorDetails) -> Fault:
     if error["type"] == "extra_forbidden":
         name = str(error["loc"][-1])
-        near = difflib.get_close_matches(name, fields() if len(error["loc"]) == 1 else ["name", "scale"], n=1)
+        near = difflib.get_close_matches(name, fields(), n=1) if len(error["loc"]) == 1 else []
         return fault_at(error["loc"], "not known here" + (f"; did you mean {near[0]}?" if near else ""))
     shown = repr(error["input"])
     message = error["msg"].removeprefix("Value error, ")
@@ -170,6 +175,8 @@ def _own_contradictions(asked: OwnFields, request: MusicRequest, desk: Desk) -> 
         yield "batch_size", f"batch_size {asked.batch_size} with {len(asked.seeds)} seeds; give one of the two"
     if asked.reuse and not asked.seeds:
         yield "reuse", "reuse without seeds: those drawn are new every time"
+    if asked.reuse and asked.webhook:
+        yield "webhook", "webhook with reuse: it is told of a new job's end"
     if asked.reuse and (request.src_audio or request.reference_audio):
         yield "reuse", "reuse with audio: it is kept for each job, and nobody compares it"
     if request.src_audio is not None and source_of(request) is None:

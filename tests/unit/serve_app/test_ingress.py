@@ -161,3 +161,20 @@ def test_a_disk_with_neither_jobs_nor_audio_warns_of_nothing(tmp_path: Path, mon
     assert warnings_of_disk(elsewhere) != []
     monkeypatch.setenv("ACESTEP_DATABASE_URL", "postgresql://anna@host/jobs")
     assert warnings_of_disk(elsewhere) == []
+
+
+async def test_a_webhook_needs_a_secret_to_sign_with(desk: FrontDesk) -> None:
+    with pytest.raises(InvalidRequest, match="webhooks are off on this server"):
+        await desk.submit(request(), "", terms=Terms(webhook="https://example.com/hook"))
+    assert (await desk.stats()).total == 0
+
+
+async def test_a_webhook_goes_with_its_job_to_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACESTEP_WEBHOOK_SECRET", "whsec_" + "A" * 32)
+    as_handle: Any = FakeHandle()
+    desk = FrontDesk(settings(tmp_path), as_handle)
+    async with desk.open():
+        job = await desk.submit(request(), "", terms=Terms(webhook="https://example.com/hook"))
+        await desk.cancel(job.id, "")
+        (owed,) = await desk.store.deliveries.claim(60, 10)
+    assert (owed.job, owed.url) == (job.id, "https://example.com/hook")
