@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test long e2e chaos check format openapi lock clean
+.PHONY: help setup serve test long fuzz e2e chaos check format openapi lock clean
 PY := .venv/bin/python
 
 help: ## this list

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 STORAGE_RETRY_AFTER_S = 60  # a guess: until somebody made room, or the store is back
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-LONGEST_COMPLAINT = 2000  # characters; it may quote what was sent
+LONGEST_COMPLAINT = 2000  # characters
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -122,7 +122,13 @@ async def _refuse_forbidden(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _refuse_request(_: Request, error: Exception) -> JSONResponse:
-    return refusal(400, str(error)[:LONGEST_COMPLAINT])
+    return refusal(400, _shortened(str(error)))
+
+
+def _shortened(complaint: str) -> str:
+    """It may quote all that was sent, and says at its end what is allowed."""
+    half = LONGEST_COMPLAINT // 2
+    return complaint if len(complaint) <= LONGEST_COMPLAINT else f"{complaint[:half]}…{complaint[-half:]}"
 
 
 async def _refuse_http(_: Request, error: Exception) -> JSONResponse:
