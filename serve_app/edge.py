@@ -18,12 +18,13 @@ from starlette.types import Scope
 
 from models.errors import AceError, Overloaded, RequestError
 from serve_app.artifacts.face import StorageFailed
-from serve_app.dialects import music_jobs
+from serve_app.dialects import music_jobs, native
 from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
 from serve_app.dialects.current.models import ModelsFormat
 from serve_app.dialects.current.routes import routes as current_routes
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.gradio_v1 import routes as gradio_v1
+from serve_app.dialects.native import problems
 from serve_app.dialects.openrouter.errors import OpenAiErrors
 from serve_app.dialects.openrouter.routes import routes as openrouter_routes
 from serve_app.dialects.openrouter.speech import routes as speech_routes
@@ -67,6 +68,7 @@ def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None
         gradio_v1.routes(desk, access, Examples.load(), options.generation_timeout_s),
         openrouter_routes(desk, access, options.generation_timeout_s),
         speech_routes(desk, access, options.generation_timeout_s),
+        native.routes(desk, access, options.body.max_upload_bytes),
     )
     app = FastAPIOffline(redoc_url=None, title="ACE-Step server", version="1.0", lifespan=lifespan)
     return _guarded(app, dialects, desk, options)
@@ -87,6 +89,7 @@ def _guarded(app: FastAPI, dialects: Iterable[APIRouter], desk: Desk, options: E
         app.include_router(dialect)
     _add_middleware(app, options)
     _add_refusals(app, desk)
+    problems.install(app)
     complete(app)
     return app
 
@@ -122,15 +125,18 @@ def _add_refusals(app: FastAPI, desk: Desk) -> None:
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
 
 
-def _refuse(_: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """What is refused before a dialect is asked."""
-    return refusal(status, detail, headers)
-
-
 async def _refuse_storage(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StorageFailed)
     log.error("audio could not be stored or read: %s", error)
     return refusal(503, error.public_message, {"Retry-After": str(STORAGE_RETRY_AFTER_S)})
+
+
+def _refuse(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """What is refused before a dialect is asked."""
+    path = scope["path"]
+    if problems.is_native(path):
+        return problems.problem(path, status, detail, headers=headers)
+    return refusal(status, detail, headers)
 
 
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:

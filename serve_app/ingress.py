@@ -22,7 +22,7 @@ from models.errors import AceError, DeadlineExceeded, InvalidRequest, Overloaded
 from models.music import MusicRequest, SongPlan
 from models.pipeline import needs_lm
 from serve_app.artifacts.place import artifacts_of
-from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, TrackFile, Upload
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, Peaks, TrackFile, Upload
 from serve_app.edge import EdgeOptions, build_api, build_v1_api
 from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
@@ -36,6 +36,7 @@ from serve_app.remote import RemoteLms
 from serve_app.roots import AudioRoots
 from serve_app.settings import AppSettings, keyring_of, models_format_of
 from serve_app.v1_port import listening
+from serve_app.waveforms import Waveforms
 from serve_app.webhooks import WebhookGate
 
 ASKED_AT_ONCE = 8  # of the LM, without a job, by one replica
@@ -77,6 +78,7 @@ class FrontDesk:
         self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._artifacts = artifacts_of(settings)
         self._intake = Intake(self._artifacts, AudioRoots(settings.audio_roots))
+        self._waveforms = Waveforms(self._artifacts)
         self._webhooks = WebhookGate(settings.webhooks)
         self._store: JobStore | None = None
         self._watch: Watch | None = None
@@ -182,6 +184,9 @@ class FrontDesk:
 
     async def open_track(self, ref: str) -> TrackFile | None:
         return await self._artifacts.open(ref)
+
+    async def peaks(self, ref: str, points: int) -> Peaks:
+        return await self._waveforms.peaks(ref, points)
 
     async def _check(self, request: MusicRequest) -> None:
         """Raises UnknownModel, UnknownAdapter or InvalidRequest for what this server, as it is set up, cannot make."""

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from email.utils import formatdate
 
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
 from serve_app.dialects.desk import TrackFile
-from serve_app.dialects.replies import refusal
 
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
-def send_track(file: TrackFile, request: Request) -> Response:
-    """200, 206, 304 or 416. Several ranges in one request get the whole file, as the standard allows."""
+def send_track(file: TrackFile, request: Request, more_headers: Mapping[str, str] | None = None) -> Response:
+    """200, 206 or 304. Several ranges in one request get the whole file, as the standard allows. Raises HTTPException
+    416."""
     headers = {
+        **(more_headers or {}),
         "accept-ranges": "bytes",
         "etag": f'"{file.etag}"',
         "last-modified": formatdate(file.modified_at, usegmt=True),
@@ -30,7 +32,7 @@ def send_track(file: TrackFile, request: Request) -> Response:
         asked = None  # the caller holds part of another file
     span = _span(asked, file.size)
     if span == ():
-        return refusal(416, f"{asked} is outside the file", {"content-range": f"bytes */{file.size}"})
+        raise HTTPException(416, f"{asked} is outside the file", {"content-range": f"bytes */{file.size}"})
     first, last = span or (0, file.size - 1)
     if span:
         headers["content-range"] = f"bytes {first}-{last}/{file.size}"

@@ -13,7 +13,7 @@ from models.checkpoints import check_request, variant_named
 from models.errors import AceError, InvalidAudio, Overloaded, UnknownModel
 from models.music import Metas, MusicRequest, SongPlan
 from serve_app.artifacts.face import StorageFailed
-from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard, ServerPath, Upload
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard, Peaks, ServerPath, Upload
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
@@ -59,6 +59,7 @@ class FakeDesk:
     uploads: dict[tuple[str, str], bytes] = field(default_factory=dict)  # by owner and id
     keys: dict[tuple[str, str], tuple[Job, str]] = field(default_factory=dict)
     roots: AudioRoots = field(default_factory=AudioRoots)
+    terms: list[Terms] = field(default_factory=list)
     events: dict[str, list[JobEvent]] = field(default_factory=dict)  # by job
     becomes: Callable[[Job], Job] | None = None  # what a job is that was waited for
     is_full: bool = False
@@ -74,6 +75,7 @@ class FakeDesk:
         attached: Attachments = NOTHING_ATTACHED,
         terms: Terms = DEFAULT_TERMS,
     ) -> Job:
+        self.terms.append(terms)
         if terms.idempotency is not None:
             known, body_sha256 = self.keys.get((owner, terms.idempotency.key), (None, ""))
             if known is not None and body_sha256 != terms.idempotency.body_sha256:
@@ -168,6 +170,9 @@ class FakeDesk:
         upload = Upload(f"{len(self.uploads):032x}", 2.0, 48_000, 2, len(received))
         self.uploads[owner, upload.id] = received
         return upload
+
+    async def peaks(self, ref: str, points: int) -> Peaks:
+        return Peaks(10.0, (-0.5,) * points, (0.25,) * points)
 
     async def stats(self) -> Stats:
         return Stats(10, 1, 2, 3, 4, 0, 200, 12.3456)

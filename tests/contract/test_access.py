@@ -60,6 +60,16 @@ DOORS = {
     "GET /queue/status": Door(Scope.READ),
     "GET /outputs/{ref}": Door(Scope.READ, "query"),
     "HEAD /outputs/{ref}": Door(Scope.READ, "query"),
+    "POST /v2/jobs": Door(Scope.GENERATE),
+    "GET /v2/jobs": Door(Scope.READ),
+    "GET /v2/jobs/{id}": Door(Scope.READ),
+    "DELETE /v2/jobs/{id}": Door(Scope.GENERATE),
+    "GET /v2/jobs/{id}/events": Door(Scope.READ, "query"),
+    "GET /v2/jobs/{id}/tracks/{n}": Door(Scope.READ, "query"),
+    "HEAD /v2/jobs/{id}/tracks/{n}": Door(Scope.READ, "query"),
+    "GET /v2/jobs/{id}/tracks/{n}/peaks": Door(Scope.READ, "query"),
+    "POST /v2/uploads": Door(Scope.GENERATE),
+    "GET /v2/capabilities": Door(Scope.READ),
 }
 IN_BODY, IN_HEADER = "Missing ai_token or Authorization header", "Missing Authorization header"
 

@@ -12,6 +12,7 @@ from ray.serve.exceptions import RayServeException
 
 from models.errors import DeadlineExceeded, InvalidRequest, Overloaded, UnknownAdapter, UnknownModel
 from models.music import Metas, MusicRequest, SongPlan
+from serve_app.artifacts.local import LocalArtifacts
 from serve_app.dialects.desk import Attachments
 from serve_app.ingress import ASKED_AT_ONCE, FrontDesk, Ingress, catalogue_of, warnings_of_disk
 from serve_app.jobs.job import Idempotency, Status, Terms
@@ -270,3 +271,9 @@ async def test_a_webhook_goes_with_its_job_to_the_store(tmp_path: Path, monkeypa
         await desk.cancel(job.id, "")
         (owed,) = await desk.store.deliveries.claim(60, 10)
     assert (owed.job, owed.url) == (job.id, "https://example.com/hook")
+
+
+async def test_adapters_and_waveforms_are_those_of_the_servers_folders(desk: FrontDesk, tmp_path: Path) -> None:
+    assert await desk.adapters() == ("lo-fi",)
+    ref = LocalArtifacts(tmp_path).save("wav", wav())
+    assert len((await desk.peaks(ref, 3)).lowest) == 3
