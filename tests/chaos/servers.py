@@ -9,15 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
-from ray._private.node import Node as RayNode
-from ray.cluster_utils import Cluster as RayCluster
 
 from tests.e2e.conftest import PROJECT, Server, title_of
 from tests.postgres import Postgres
+
+if TYPE_CHECKING:
+    from ray._private.node import Node as RayNode
 
 LEASE_S = 6.0
 WORKERS = 2
@@ -117,6 +118,8 @@ class Cluster(Lone):
         return [sys.executable, "-m", "ray.serve.scripts", "run", "--address", self._ray.address, str(self.scenario)]
 
     def start(self) -> None:
+        from ray.cluster_utils import Cluster as RayCluster  # reads the environment once, so not before tests set it
+
         stored = {"gcs_storage": "rocksdb", "gcs_storage_path": str(self.folder)}
         self._ray: Any = RayCluster()  # Ray has no types for it
         self._add_node(num_cpus=0, _system_config=stored)
