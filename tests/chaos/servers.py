@@ -118,7 +118,8 @@ class Cluster(Lone):
         return [sys.executable, "-m", "ray.serve.scripts", "run", "--address", self._ray.address, str(self.scenario)]
 
     def start(self) -> None:
-        from ray.cluster_utils import Cluster as RayCluster  # reads the environment once, so not before tests set it
+        # Ray reads the environment as it is imported, which must not be before the tests have set it
+        from ray.cluster_utils import Cluster as RayCluster  # noqa: PLC0415
 
         stored = {"gcs_storage": "rocksdb", "gcs_storage_path": str(self.folder)}
         self._ray: Any = RayCluster()  # Ray has no types for it
