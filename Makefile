@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test long e2e chaos check format lock clean
+.PHONY: help setup serve test long fuzz e2e chaos check format openapi lock clean
 PY := .venv/bin/python
 
 help: ## this list
@@ -28,6 +28,9 @@ check: setup ## format, lint, types, import rules
 
 format: setup ## rewrites the code in its one format
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
+
+openapi: setup ## docs/openapi.json, from the code
+	@$(PY) -m tests.contract.write_openapi
 
 lock: setup ## pyproject.toml resolved into requirements/*.txt; ARGS=--upgrade for newer versions
 	@scripts/lock.sh $(ARGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,49 +12,68 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import Scope
 
-from models.errors import Overloaded, RequestError
+from models.errors import AceError, Overloaded, RequestError
 from serve_app.artifacts.face import StorageFailed
-from serve_app.dialects import release_task
 from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
+from serve_app.dialects.current.models import ModelsFormat
+from serve_app.dialects.current.routes import routes as current_routes
 from serve_app.dialects.desk import Desk
+from serve_app.dialects.openrouter.errors import OpenAiErrors
+from serve_app.dialects.openrouter.routes import routes as openrouter_routes
+from serve_app.dialects.openrouter.speech import routes as speech_routes
 from serve_app.dialects.replies import refusal
 from serve_app.keys import Keyring
 from serve_app.middleware import AnswerFaults, BodyLimits, CheckHead, LimitBody, NameRequests
+from serve_app.openapi import complete
 
 log = logging.getLogger(__name__)
 
 STORAGE_RETRY_AFTER_S = 60  # a guess: until somebody made room, or the store is back
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+LONGEST_COMPLAINT = 2000  # characters
+CONFLICT = "idempotency_conflict"  # code of the refusal that is no fault of the request itself
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeOptions:
     """Pages of this machine, and files opened in a browser, may call only a server that `is_local`, which nobody else
-    can reach, and that needs no key; otherwise those of `cors_origins` may."""
+    can reach, and that needs no key; otherwise those of `cors_origins` may.
+
+    `generation_timeout_s`: how long a caller waits in the request itself, before the job is withdrawn.
+    """
 
     keyring: Keyring = field(default_factory=Keyring)
     cors_origins: tuple[str, ...] = ()
+    models_format: ModelsFormat = "wrapped"
     is_local: bool = True
     body: BodyLimits = field(default_factory=BodyLimits)
     tells_request_id: bool = True  # not behind a proxy that does
+    generation_timeout_s: float = 600.0
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
-    app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
-    app.include_router(release_task.routes(desk, Access(options.keyring)))
+    app = FastAPIOffline(redoc_url=None, title="ACE-Step server", version="1.0", lifespan=lifespan)
+    access = Access(options.keyring)
+    app.include_router(current_routes(desk, access, options.models_format))
+    app.include_router(openrouter_routes(desk, access, options.generation_timeout_s))
+    app.include_router(speech_routes(desk, access, options.generation_timeout_s))
     _add_middleware(app, options)
     _add_refusals(app, desk)
+    complete(app)
     return app
 
 
 def _add_middleware(app: FastAPI, options: EdgeOptions) -> None:
     """From the inside to the outside."""
-    app.add_middleware(AnswerFaults)
-    app.add_middleware(LimitBody, limits=options.body)
-    app.add_middleware(CheckHead, keyring=options.keyring)
+    app.add_middleware(AnswerFaults, refuse=_refuse)
+    app.add_middleware(LimitBody, refuse=_refuse, limits=options.body)
+    app.add_middleware(CheckHead, refuse=_refuse, keyring=options.keyring)
+    app.add_middleware(OpenAiErrors)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=options.cors_origins,
@@ -80,6 +99,11 @@ def _add_refusals(app: FastAPI, desk: Desk) -> None:
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
 
 
+def _refuse(_: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """What is refused before a dialect is asked."""
+    return refusal(status, detail, headers)
+
+
 async def _refuse_storage(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StorageFailed)
     log.error("audio could not be stored or read: %s", error)
@@ -95,7 +119,14 @@ async def _refuse_forbidden(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _refuse_request(_: Request, error: Exception) -> JSONResponse:
-    return refusal(400, str(error))
+    code = error.code if isinstance(error, AceError) else ""
+    return refusal(409 if code == CONFLICT else 400, _shortened(str(error)))
+
+
+def _shortened(complaint: str) -> str:
+    """It may quote all that was sent, and says at its end what is allowed."""
+    half = LONGEST_COMPLAINT // 2
+    return complaint if len(complaint) <= LONGEST_COMPLAINT else f"{complaint[:half]}…{complaint[-half:]}"
 
 
 async def _refuse_http(_: Request, error: Exception) -> JSONResponse:

@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import AceError, Overloaded
 from serve_app.dialects.access import bearer
-from serve_app.dialects.replies import refusal
 from serve_app.keys import Keyring
 from serve_app.logs import REQUEST_ID
 
@@ -24,6 +23,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
 READABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+Refuse = Callable[..., ASGIApp]  # scope, status, detail, headers: the reply as the path's own dialect says it
 WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 
 
@@ -63,8 +63,9 @@ class AnswerFaults:
     origin could not read the reply, and passes the error on once more.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, refuse: Refuse) -> None:
         self._app = app
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = False
@@ -81,24 +82,26 @@ class AnswerFaults:
                 raise  # cuts the connection, so that nobody takes what was sent for the whole
             log.error("%s failed", scope["method"], exc_info=error)
             public = isinstance(error, AceError) and error.is_public
-            await refusal(500, str(error) if public else "Internal Server Error")(scope, receive, send)
+            reply = self._refuse(scope, 500, str(error) if public else "Internal Server Error")
+            await reply(scope, receive, send)
 
 
 class CheckHead:
     """Refuses what can be refused by the head of a request alone: a wrong key in the header of one that has a body,
     which is then not read, and an address with a NUL, which no database and no file system takes."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
+    def __init__(self, app: ASGIApp, refuse: Refuse, keyring: Keyring) -> None:
         self._app = app
+        self._refuse = refuse
         self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._app
         if scope["type"] == "http":
             if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
-                answer = refusal(400, "the address holds a NUL")
+                answer = self._refuse(scope, 400, "the address holds a NUL")
             elif scope["method"] not in WITHOUT_BODY and self._has_wrong_key(Headers(scope=scope)):
-                answer = refusal(401, "Invalid API key", {"WWW-Authenticate": "Bearer"})
+                answer = self._refuse(scope, 401, "Invalid API key", {"WWW-Authenticate": "Bearer"})
         await answer(scope, receive, send)
 
     def _has_wrong_key(self, headers: Headers) -> bool:
@@ -124,8 +127,9 @@ class LimitBody:
     """Refuses a body that is or grows too large with 413, before more of it is in memory or on disk; one that comes
     too slowly with 408; and, with 429, one that there is no memory for beside the others."""
 
-    def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
+    def __init__(self, app: ASGIApp, refuse: Refuse, limits: BodyLimits) -> None:
         self._app = app
+        self._refuse = refuse
         self._limits = limits
         self._held = 0
 
@@ -138,7 +142,7 @@ class LimitBody:
         most = self._limits.max_upload_bytes if has_files else self._limits.max_bytes
         announced = headers.get("content-length", "0")
         if not re.fullmatch(r"[0-9]{1,18}", announced) or int(announced) > most:
-            await refusal(413, _too_large(most))(scope, receive, send)
+            await self._refuse(scope, 413, _too_large(most))(scope, receive, send)
             return
         body = _Body(receive, self._limits, most)
 

@@ -18,6 +18,7 @@ from serve_app.logs import log_with_serve
 from serve_app.remote import RemoteDit, RemoteLms, RemoteVae
 from serve_app.retention import Keeper
 from serve_app.settings import AppSettings
+from serve_app.webhooks import delivering
 
 
 class ConductorReplica:
@@ -66,7 +67,8 @@ class ConductorReplica:
         keeper = Keeper(store, artifacts_of(self._settings), self._settings.retention)
         keeping = asyncio.create_task(keeper.work())
         try:
-            await self._conductor.work()
+            async with delivering(self._settings.webhooks, store.deliveries):
+                await self._conductor.work()
         finally:
             keeper.close()
             await keeping

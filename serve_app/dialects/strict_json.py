@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 DEEPEST = 32
+MOST_VALUES = 100_000  # counted by the signs between them, before any takes up memory and time
 LONGEST_NUMBER = 40  # characters
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # no database takes a NUL, and a lone surrogate is no character
 
@@ -19,6 +20,8 @@ class BadJson(ValueError):
 
 def read_json(text: bytes | str) -> Any:
     """Raises BadJson."""
+    if sum(_count(text, sign) for sign in ",[{") > MOST_VALUES:
+        raise BadJson(f"it holds more than {MOST_VALUES} values")
     try:
         content = json.loads(
             text, object_pairs_hook=_once, parse_constant=_refuse, parse_int=_whole, parse_float=_finite
@@ -31,6 +34,10 @@ def read_json(text: bytes | str) -> Any:
         raise BadJson from error
     _check(content)
     return content
+
+
+def _count(text: bytes | str, sign: str) -> int:
+    return text.count(sign) if isinstance(text, str) else text.count(sign.encode())
 
 
 def is_storable(text: str) -> bool:

@@ -73,6 +73,11 @@ class Terms:
     deadline_s: float | None = None
     idempotency: Idempotency | None = None
     reuse: bool = False
+    webhook: str | None = None  # the address that is told of its end
+
+    def __post_init__(self) -> None:
+        if self.reuse and self.webhook is not None:
+            raise InvalidRequest("a webhook is told of a new job's end, so it does not go with reuse")
 
 
 DEFAULT_TERMS = Terms()

@@ -7,15 +7,13 @@ another conductor cannot be finished twice.
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import hashlib
 import math
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -24,13 +22,11 @@ from models.errors import EngineError, Overloaded, RequestError
 from models.music import Made, MusicRequest
 from serve_app.jobs import forgetting, queries
 from serve_app.jobs.change import Change
-from serve_app.jobs.database import ONLY_READS, open_database
+from serve_app.jobs.database import ONLY_READS, open_database, to_its_end
+from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.forgetting import ASKED_AT_ONCE, Forgotten
 from serve_app.jobs.job import DEFAULT_TERMS, Idempotency, Job, JobEvent, Priority, Stats, Status, Terms
 from serve_app.jobs.schema import events, jobs, now
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 FIRST_GUESS_S = 5.0  # of a job's run time, before any has run
 
@@ -71,19 +67,6 @@ OVERDUE = {"error_code": "deadline_exceeded", "error_message": "the deadline pas
 NEWEST = 2**62  # above every job's number
 
 
-def to_its_end(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Once begun, a call is finished even when whoever waits for it is cancelled.
-
-    A statement cut short would leave its connection inside a transaction, holding the lock that all others wait for.
-    """
-
-    @functools.wraps(method)
-    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.shield(asyncio.ensure_future(method(*args, **kwargs)))
-
-    return call
-
-
 class JobStore:
     def __init__(self, engine: AsyncEngine, limits: QueueLimits) -> None:
         self._engine = engine
@@ -97,6 +80,10 @@ class JobStore:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+    @property
+    def deliveries(self) -> Deliveries:
+        return Deliveries(self._engine)
 
     @to_its_end
     async def submit(
@@ -131,6 +118,7 @@ class JobStore:
                 deadline_s=terms.deadline_s,
                 idempotency_key=once and once.key,
                 body_sha256=once and once.body_sha256,
+                webhook=terms.webhook,
             )
             if number is None:
                 assert once is not None

@@ -10,7 +10,7 @@ from sqlalchemy import Row, delete, select, update
 from models.music import Made
 from serve_app.jobs.database import open_database
 from serve_app.jobs.job import Job, Status
-from serve_app.jobs.schema import events, jobs, stretches, tallies, tracks
+from serve_app.jobs.schema import events, jobs, metadata, stretches, tallies, tracks
 from serve_app.jobs.store import JobStore
 from serve_app.jobs.tally import SPANS_MS, Counted, Tally
 
@@ -37,7 +37,7 @@ async def pass_time(store: JobStore, job: Job, **times: float) -> None:
 async def wipe(url: str) -> None:
     engine = await open_database(url)
     async with engine.begin() as connection:
-        for table in (jobs, events, tracks, tallies, stretches):
+        for table in metadata.tables.values():
             await connection.execute(delete(table))
     await engine.dispose()
 
