@@ -6,7 +6,8 @@ import asyncio
 import shutil
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,7 +23,7 @@ from models.music import MusicRequest, SongPlan
 from models.pipeline import needs_lm
 from serve_app.artifacts.place import artifacts_of
 from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, TrackFile, Upload
-from serve_app.edge import EdgeOptions, build_api
+from serve_app.edge import EdgeOptions, build_api, build_v1_api
 from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import JobStore, QueueLimits
@@ -34,6 +35,7 @@ from serve_app.middleware import BodyLimits
 from serve_app.remote import RemoteLms
 from serve_app.roots import AudioRoots
 from serve_app.settings import AppSettings, keyring_of, models_format_of
+from serve_app.v1_port import listening
 from serve_app.webhooks import WebhookGate
 
 ASKED_AT_ONCE = 8  # of the LM, without a job, by one replica
@@ -217,7 +219,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         @asynccontextmanager
         async def open_desk(_: FastAPI) -> AsyncIterator[None]:
-            async with self._desk.open():
+            async with self._desk.open(), self._v1_port(options):
                 yield
 
         api = self._settings.api
@@ -236,21 +238,39 @@ class Ingress:
         app.add_api_route("/readyz", self.tell_readiness, response_model=None)
         return app
 
+    def _v1_port(self, options: EdgeOptions) -> AbstractAsyncContextManager[int | None]:
+        api = self._settings.api
+        if api.v1_port is None:
+            return nullcontext()
+        options = replace(options, is_local=is_loopback(api.v1_host), tells_request_id=True)  # no proxy is in front
+        return listening(build_v1_api(self._desk, options, is_ready), api.v1_host, api.v1_port)
+
     async def tell_readiness(self) -> JSONResponse:
         """200 once every deployment of this application is healthy, else 503; either way, deployment by deployment.
         What still works and will not for long is a warning."""
-        status, warnings = await asyncio.gather(
-            asyncio.to_thread(serve.status), asyncio.to_thread(warnings_of_disk, self._settings)
-        )
-        application = status.applications[serve.get_replica_context().app_name]
-        components = {name: str(deployment.status.value) for name, deployment in application.deployments.items()}
-        is_ready = all(state == "HEALTHY" for state in components.values())
-        body = {"ready": is_ready, "components": components, "warnings": warnings}
-        return JSONResponse(body, 200 if is_ready else 503)
+        components, warnings = await asyncio.gather(_components(), asyncio.to_thread(warnings_of_disk, self._settings))
+        ready = _are_healthy(components)
+        body = {"ready": ready, "components": components, "warnings": warnings}
+        return JSONResponse(body, 200 if ready else 503)
 
 
 async def say_alive() -> dict[str, str]:
     return {"status": "alive"}
+
+
+async def is_ready() -> bool:
+    return _are_healthy(await _components())
+
+
+async def _components() -> dict[str, str]:
+    """Deployments of this application, and how they are."""
+    status = await asyncio.to_thread(serve.status)
+    application = status.applications[serve.get_replica_context().app_name]
+    return {name: str(deployment.status.value) for name, deployment in application.deployments.items()}
+
+
+def _are_healthy(components: Mapping[str, str]) -> bool:
+    return all(state == "HEALTHY" for state in components.values())
 
 
 def warnings_of_disk(settings: AppSettings) -> list[str]:

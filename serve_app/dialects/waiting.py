@@ -26,24 +26,31 @@ LEFT = 499  # nobody reads it but the log
 DO_NOT_RETRY = {"x-should-retry": "false"}  # OpenAI's clients would, and have the songs made again
 
 
-async def attend(desk: Desk, request: Request, job: Job, within_s: float) -> Job:
-    """The job as it succeeded. Raises HTTPException 504 when the time is over, and others that tell why it did not."""
+async def stay(desk: Desk, request: Request, job: Job, within_s: float) -> Job:
+    """The job as it ended, or as it is when the time is over. Raises HTTPException 499 where the caller left."""
     ending = asyncio.ensure_future(desk.wait(job.id, job.owner, within_s))
     leaving = asyncio.ensure_future(_left(request))
-    seen: Job | None = None
     try:
         await asyncio.wait((ending, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
             raise HTTPException(LEFT, "the caller left before the songs were done")
-        seen = ending.result()
+        return ending.result() or job
+    except BaseException:
+        await _cancel_unless_ended(desk, job)
+        raise
     finally:
         ending.cancel()
         leaving.cancel()
-        await _cancel_unless_ended(desk, seen or job)
-    status, message = verdict(seen or job)
+
+
+async def attend(desk: Desk, request: Request, job: Job, within_s: float) -> Job:
+    """The job as it succeeded. Raises HTTPException 504 when the time is over, and others that tell why it did not."""
+    seen = await stay(desk, request, job, within_s)
+    await _cancel_unless_ended(desk, seen)
+    status, message = verdict(seen)
     if status != 200:
         raise HTTPException(status, message, DO_NOT_RETRY)
-    return seen or job
+    return seen
 
 
 async def follow(desk: Desk, job: Job, within_s: float, every_s: float) -> AsyncGenerator[Job]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from models.checkpoints import check_request, variant_named
 from models.errors import AceError, InvalidAudio, Overloaded, UnknownModel
@@ -181,9 +182,23 @@ class FakeDesk:
 Connect = Callable[..., httpx.AsyncClient]
 
 
-@pytest.fixture
-def desk() -> FakeDesk:
+@pytest.fixture(scope="session")
+def everybodys_desk() -> FakeDesk:
     return FakeDesk()
+
+
+@pytest.fixture(scope="session")
+def everybodys_api(everybodys_desk: FakeDesk) -> FastAPI:
+    """One without options for all tests: it takes longer to make than most of them to run."""
+    as_desk: Desk = everybodys_desk
+    return build_api(as_desk, EdgeOptions())
+
+
+@pytest.fixture
+def desk(everybodys_desk: FakeDesk) -> FakeDesk:
+    """As new."""
+    vars(everybodys_desk).update(vars(FakeDesk()))
+    return everybodys_desk
 
 
 @pytest.fixture
@@ -195,14 +210,20 @@ def connect(desk: FakeDesk) -> Connect:
         options.setdefault("keyring", Keyring(keys))
         sizes = {name: options.pop(name) for name in ("max_bytes", "max_upload_bytes") if name in options}
         options.setdefault("body", BodyLimits(**sizes))  # type: ignore[arg-type]  # likewise
-        api = build_api(as_desk, EdgeOptions(**options))  # type: ignore[arg-type]  # a test's shorthand
-        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://server")
+        return _client_of(build_api(as_desk, EdgeOptions(**options)))  # type: ignore[arg-type]  # a test's shorthand
 
     return connect
 
 
 @pytest.fixture
-async def client(connect: Connect) -> AsyncIterator[httpx.AsyncClient]:
-    async with connect() as client:
+async def client(
+    desk: FakeDesk, everybodys_desk: FakeDesk, everybodys_api: FastAPI, connect: Connect
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A module may have a desk of its own."""
+    async with _client_of(everybodys_api) if desk is everybodys_desk else connect() as client:
         yield client
+
+
+def _client_of(api: FastAPI) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://server")

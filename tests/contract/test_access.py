@@ -47,6 +47,19 @@ DOORS = {
     **{f"{method} /openapi.json": Door(None) for method in ("GET", "HEAD")},
     **{f"GET {path}": Door(None) for path in ("/docs", "/docs/oauth2-redirect")},
     "GET /health": Door(None),
+    "POST /v1/music/generate": Door(Scope.GENERATE, "body"),
+    "POST /v1/music/random": Door(Scope.GENERATE, "body"),
+    "GET /v1/jobs/{job_id}": Door(Scope.READ),
+    **{f"POST /generate_music{kind}": Door(Scope.GENERATE) for kind in ("", "_async")},
+    "POST /generate_music_direct": Door(Scope.GENERATE, body={"format": "none"}),  # a song would be waited for
+    "POST /initialize": Door(Scope.READ),
+    "GET /sample_data": Door(Scope.READ),
+    "GET /status/{request_id}": Door(Scope.READ),
+    "GET /result/{request_id}": Door(Scope.READ),
+    "DELETE /request/{request_id}": Door(Scope.GENERATE),
+    "GET /queue/status": Door(Scope.READ),
+    "GET /outputs/{ref}": Door(Scope.READ, "query"),
+    "HEAD /outputs/{ref}": Door(Scope.READ, "query"),
 }
 IN_BODY, IN_HEADER = "Missing ai_token or Authorization header", "Missing Authorization header"
 

@@ -1,17 +1,19 @@
 """The desk over a real store; the conductor's handle is a fake that counts nudges."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from ray.serve.exceptions import RayServeException
 
 from models.errors import DeadlineExceeded, InvalidRequest, Overloaded, UnknownAdapter, UnknownModel
 from models.music import Metas, MusicRequest, SongPlan
 from serve_app.dialects.desk import Attachments
-from serve_app.ingress import ASKED_AT_ONCE, FrontDesk, catalogue_of, warnings_of_disk
+from serve_app.ingress import ASKED_AT_ONCE, FrontDesk, Ingress, catalogue_of, warnings_of_disk
 from serve_app.jobs.job import Idempotency, Status, Terms
 from serve_app.settings import AppSettings
 from tests.unit.serve_app.test_intake import wav
@@ -222,6 +224,22 @@ async def test_a_repeated_request_is_one_job_and_keeps_its_audio_once(desk: Fron
     again = await desk.submit(cover, "", Attachments(source=song()), terms)
     assert again.id == first.id
     assert [path.name for path in (tmp_path / "uploads").iterdir()] == [f"{first.id}.source"]
+
+
+async def test_a_replica_answers_the_v1_api_at_a_port_of_its_own_as_long_as_it_lives(
+    tmp_path: Path, handle: FakeHandle
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    as_handle: Any = handle
+    app = Ingress(settings(tmp_path, api={"v1_port": port}), as_handle, {}).__serve_build_asgi_app__()
+    async with app.router.lifespan_context(app), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        taken = (await client.post("/generate_music_async", json={"prompt": "jazz"})).json()
+        assert (await client.get(f"/status/{taken['request_id']}")).json()["status"] == "pending"
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.get("/sample_data")
 
 
 @pytest.mark.parametrize(("high_water", "is_told"), [(0.000001, True), (1.0, False)])
