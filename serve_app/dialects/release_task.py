@@ -18,7 +18,7 @@ from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.attachments import AUDIO_FILES, find_attachments
 from serve_app.dialects.bodies import Fields, read_fields, read_query_fields
 from serve_app.dialects.desk import Attachments, Catalogue, Desk
-from serve_app.dialects.downloads import send_track
+from serve_app.dialects.downloads import DOCUMENTED, send_track
 from serve_app.dialects.parameters import BY_NAME, Given, openapi_body
 from serve_app.dialects.replies import envelope
 from serve_app.dialects.strict_json import BadJson, read_json
@@ -357,7 +357,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
         return envelope({"task_id": job.id, "status": job.status.value})
 
     @router.head("/v1/audio", include_in_schema=False)
-    @router.get("/v1/audio")
+    @router.get("/v1/audio", response_class=Response, responses=DOCUMENTED)
     async def audio(request: Request, path: str) -> Response:
         """A finished file, whole or in part."""
         access.owner_by_query(request, Scope.READ)

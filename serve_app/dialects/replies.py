@@ -8,6 +8,10 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+REFUSED = {
+    "application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}
+}  # content, for the API's description
+
 
 def envelope(data: Any) -> dict[str, Any]:
     return {"data": data, "code": 200, "error": None, "timestamp": _now_ms(), "extra": None}

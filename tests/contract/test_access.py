@@ -47,6 +47,9 @@ DOORS = {
     **{f"{method} /openapi.json": Door(None) for method in ("GET", "HEAD")},
     **{f"GET {path}": Door(None) for path in ("/docs", "/docs/oauth2-redirect")},
     "GET /health": Door(None),
+    "POST /v1/chat/completions": Door(Scope.GENERATE),
+    "POST /v1/audio/speech": Door(Scope.GENERATE),
+    "GET /api/v1/models": Door(Scope.READ),
 }
 IN_BODY, IN_HEADER = "Missing ai_token or Authorization header", "Missing Authorization header"
 
