@@ -184,3 +184,47 @@ async def test_a_key_may_hold_any_character(connect: Connect) -> None:
         in_header = await client.get("/v1/stats", headers=[(b"authorization", "Bearer schlüssel".encode())])
         in_body = await client.post("/release_task", json={"ai_token": "schlüssel"})
     assert (in_header.status_code, in_body.status_code) == (200, 200)
+
+
+@pytest.mark.parametrize(
+    ("options", "local", "named"),
+    [
+        ({}, True, True),
+        ({"keys": (KEY,)}, False, True),
+        ({"is_local": False}, False, True),
+    ],
+    ids=["loopback without a key", "with a key", "beyond loopback"],
+)
+async def test_pages_of_this_machine_may_call_only_where_nobody_else_can_and_no_key_is_needed(
+    connect: Connect, options: dict[str, Any], local: bool, named: bool
+) -> None:
+    async with connect(cors_origins=("https://studio.example",), **options) as client:
+        for origin, is_allowed in (
+            *((origin, local) for origin in ("null", "http://localhost:3000", "http://127.0.0.1", "http://[::1]:8080")),
+            ("https://studio.example", named),
+            ("https://evil.example", False),
+        ):
+            reply = await client.get("/health", headers={"origin": origin})
+            assert (reply.headers.get("access-control-allow-origin") == origin) == is_allowed, origin
+
+
+async def test_a_page_can_read_a_refusal_and_a_fault_of_the_server(connect: Connect, desk: FakeDesk) -> None:
+    desk.is_broken = True
+    async with connect() as client:
+        headers = {"origin": "null", "x-request-id": "abc"}
+        for body, status in (({"bpm": "x"}, 400), ({}, 500)):
+            reply = await client.post("/release_task", json=body, headers=headers)
+            assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (status, "null")
+            assert reply.headers["x-request-id"] == "abc"
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['{"bpm": NaN}', '{"bpm": 1e400}', '{"a": 1, "a": 2}', '{"prompt": "\\ud800"}', '{"prompt": "\\u0000"}', "[1]"],
+)
+@pytest.mark.parametrize("route", [route for route in DOORS if route.startswith("POST")])
+async def test_no_route_takes_json_that_nothing_behind_it_can_take(
+    client: httpx.AsyncClient, route: str, body: str
+) -> None:
+    reply = await client.post(route.split()[1], content=body, headers={"content-type": "application/json"})
+    assert reply.status_code in (400, 422)

@@ -13,8 +13,8 @@ from tests.fuzz.schemathesis_run import schemathesis
 def main(seconds: float) -> int:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder), Path(folder) / "tiny")
-        server.start()
         try:
+            server.start()
             run = schemathesis(server.address, seconds, Path(folder))
         finally:
             server.stop()
