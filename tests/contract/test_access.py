@@ -55,7 +55,10 @@ DOORS = {
     "POST /v1/create_sample": Door(Scope.GENERATE, "body", body={"query": "jazz"}),
     **{f"GET {path}": Door(Scope.READ) for path in ("/v1/model_inventory", "/v1/lora/status")},
     **{f"POST {path}": Door(Scope.ADMIN) for path in ("/v1/init", "/v1/reinitialize", "/v1/transcribe")},
-    **{f"POST /v1/lora/{verb}": Door(Scope.ADMIN) for verb in ("load", "unload", "toggle", "scale")},
+    "POST /v1/lora/load": Door(Scope.ADMIN, body={"lora_path": "warm"}),
+    "POST /v1/lora/unload": Door(Scope.ADMIN),
+    "POST /v1/lora/toggle": Door(Scope.ADMIN, body={"use_lora": True}),
+    "POST /v1/lora/scale": Door(Scope.ADMIN, body={"scale": 1}),
     **{f"POST /v1/training/{verb}": Door(Scope.ADMIN) for verb in TRAINING.split()},
     "GET /v1/training/status": Door(Scope.ADMIN),
     **{f"POST /v1/dataset/{verb}": Door(Scope.ADMIN) for verb in DATASET.split()},
@@ -236,9 +239,11 @@ async def test_a_page_can_read_a_refusal_and_a_fault_of_the_server(connect: Conn
     "body",
     ['{"bpm": NaN}', '{"bpm": 1e400}', '{"a": 1, "a": 2}', '{"prompt": "\\ud800"}', '{"prompt": "\\u0000"}', "[1]"],
 )
-@pytest.mark.parametrize("route", [route for route in DOORS if route.startswith("POST")])
+@pytest.mark.parametrize(
+    "route", [route for route, door in DOORS.items() if door.token == "body" or "/v1/chat" in route]
+)
 async def test_no_route_takes_json_that_nothing_behind_it_can_take(
     client: httpx.AsyncClient, route: str, body: str
 ) -> None:
     reply = await client.post(route.split()[1], content=body, headers={"content-type": "application/json"})
-    assert reply.status_code in (400, 422, 501)
+    assert reply.status_code in (400, 422)
