@@ -5,12 +5,35 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from email.utils import formatdate
+from typing import Any
 
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
 from serve_app.dialects.desk import TrackFile
+from serve_app.dialects.replies import REFUSED
 
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The whole file.",
+        "content": {"audio/*": {"schema": {"type": "string", "contentMediaType": "audio/*"}}},
+        "headers": {
+            "Accept-Ranges": {"schema": {"type": "string"}},
+            "ETag": {"schema": {"type": "string"}},
+            "Last-Modified": {"schema": {"type": "string"}},
+        },
+    },
+    206: {
+        "description": "The range asked for.",
+        "content": {"audio/*": {"schema": {"type": "string", "contentMediaType": "audio/*"}}},
+        "headers": {"Content-Range": {"schema": {"type": "string"}}},
+    },
+    304: {"description": "The caller has the file: `If-None-Match`."},
+    416: {
+        "description": "The range is outside the file.",
+        "content": REFUSED,
+    },
+}
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 

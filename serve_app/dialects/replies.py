@@ -12,6 +12,9 @@ from fastapi.responses import JSONResponse
 from models.music import Made
 
 NOT_KNOWN = "N/A"  # what the reference puts for metadata nobody knows
+REFUSED = {
+    "application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}
+}  # content, for the API's description
 
 
 def envelope(data: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import anyio
 from fastapi import HTTPException, Request
@@ -19,11 +20,16 @@ from starlette.types import Receive, Scope, Send
 from models.errors import DeadlineExceeded, RequestError
 from models.music import Made, Track
 from serve_app.dialects.desk import Desk, TrackFile
+from serve_app.dialects.replies import REFUSED
 from serve_app.jobs.job import Job, Status
 
 TIMED_OUT = "Generation timeout"
 LEFT = 499  # nobody reads it but the log
 DO_NOT_RETRY = {"x-should-retry": "false"}  # OpenAI's clients would, and have the songs made again
+NOT_MADE: dict[int | str, dict[str, Any]] = {  # of routes that wait for a song, beside what any may answer
+    409: {"description": "The job was withdrawn.", "content": REFUSED},
+    504: {"description": "It took longer than a caller may wait.", "content": REFUSED},
+}
 
 
 async def stay(desk: Desk, request: Request, job: Job, within_s: float) -> Job:

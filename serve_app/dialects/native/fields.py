@@ -21,8 +21,8 @@ AUDIO = "an upload's id, or a finished track by its id or address, such as /v2/j
 DESCRIPTIONS = {
     "lm_model": "The LM to plan with; unless given, this server's default.",
     "task_type": "What to make of what.",
-    "analysis": "Makes no song: plan is what the LM would make of the request; codes is what src_audio is heard as; song "
-    "is caption, metadata and lyrics of src_audio or of audio_codes.",
+    "analysis": "Makes no song: plan is what the LM would make of the request, codes what src_audio is heard as, song "
+    "the caption, metadata and lyrics of src_audio or of audio_codes.",
     "prompt": "What the music is like.",
     "lyrics": "Empty or [Instrumental]: no voice.",
     "bpm": "Beats a minute; unless given, the LM's choice.",
