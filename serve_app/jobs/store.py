@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
@@ -19,19 +20,23 @@ from typing import Any, ParamSpec, TypeVar
 from sqlalchemy import ColumnElement, Row, and_, case, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from models.errors import EngineError, Overloaded, RequestError
+from models.errors import EngineError, Overloaded, RequestError, StoreAway
 from models.music import Made, MusicRequest
 from serve_app.jobs import queries
+from serve_app.jobs.away import telling_away
 from serve_app.jobs.change import Change
-from serve_app.jobs.database import ONLY_READS, open_database
+from serve_app.jobs.database import ONLY_READS, PATIENCE, Patience, open_database
 from serve_app.jobs.job import Idempotency, Job, Priority, Stats, Status, Terms
 from serve_app.jobs.schema import jobs, now
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 ASKED_AT_ONCE = 500  # ids in one statement
 FIRST_GUESS_S = 5.0  # of a job's run time, before any has run
+SECONDS_BETWEEN_OPENINGS = 2.0
 
 
 class LeaseLost(EngineError):
@@ -61,14 +66,15 @@ DEFAULT_TERMS = Terms()
 
 
 def to_its_end(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Once begun, a call is finished even when whoever waits for it is cancelled.
+    """Once begun, a call is finished even when whoever waits for it is cancelled. Raises StoreAway besides its own.
 
     A statement cut short would leave its connection inside a transaction, holding the lock that all others wait for.
     """
 
     @functools.wraps(method)
     async def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.shield(asyncio.ensure_future(method(*args, **kwargs)))
+        with telling_away():
+            return await asyncio.shield(asyncio.ensure_future(method(*args, **kwargs)))
 
     return call
 
@@ -80,9 +86,19 @@ class JobStore:
         self._limits = limits
 
     @classmethod
-    async def open(cls, url: str, limits: QueueLimits) -> JobStore:
-        """Raises BadDatabase. Any number of processes may open the same database."""
-        return cls(await open_database(url), limits)
+    async def open(cls, url: str, limits: QueueLimits, patience: Patience = PATIENCE) -> JobStore:
+        """Raises BadDatabase and StoreAway. Any number of processes may open the same database."""
+        return cls(await open_database(url, patience), limits)
+
+    @classmethod
+    async def open_when_there(cls, url: str, limits: QueueLimits) -> JobStore:
+        """As `open`, but waits for a database that is away."""
+        while True:
+            try:
+                return await cls.open(url, limits)
+            except StoreAway as error:
+                log.warning("no jobs yet: %s", error)
+                await asyncio.sleep(SECONDS_BETWEEN_OPENINGS)
 
     async def close(self) -> None:
         await self._engine.dispose()
