@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from models.errors import AceError, Overloaded, RequestError
+from models.errors import AceError, Overloaded, RequestError, StoreAway
 from serve_app.dialects import release_task
 from serve_app.dialects.access import Access, Unauthorized
 from serve_app.dialects.desk import Desk
@@ -24,6 +24,7 @@ from serve_app.dialects.replies import refusal
 log = logging.getLogger(__name__)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+AWAY_FOR_S = 5  # what a caller is told of a database that cannot be asked when it will be back
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -51,9 +52,14 @@ def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None
     )
 
     async def refuse_overloaded(_: Request, error: Exception) -> JSONResponse:
-        return refusal(429, str(error), {"Retry-After": str(await desk.retry_after_s())})
+        try:
+            retry_after_s = await desk.retry_after_s()
+        except StoreAway:
+            retry_after_s = AWAY_FOR_S
+        return refusal(429, str(error), {"Retry-After": str(retry_after_s)})
 
     app.add_exception_handler(Overloaded, refuse_overloaded)
+    app.add_exception_handler(StoreAway, _refuse_away)
     app.add_exception_handler(Unauthorized, _refuse_unauthorized)
     app.add_exception_handler(RequestError, _refuse_request)
     app.add_exception_handler(StarletteHTTPException, _refuse_http)
@@ -97,6 +103,11 @@ class LimitBody:
 
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:
     return refusal(401, str(error), {"WWW-Authenticate": "Bearer"})
+
+
+async def _refuse_away(request: Request, error: Exception) -> JSONResponse:
+    log.warning("%s %s: %s: %s", request.method, request.url.path, error, error.__cause__)
+    return refusal(503, str(error), {"Retry-After": str(AWAY_FOR_S)})
 
 
 async def _refuse_request(_: Request, error: Exception) -> JSONResponse:

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from models.audio import check_encoding
 from models.checkpoints import adapter_named, check_request, variant_named
-from models.errors import AceError, InvalidRequest, UnknownModel
+from models.errors import InvalidRequest, Overloaded, RequestError, StoreAway, UnknownModel
 from models.music import MusicRequest
 from models.pipeline import needs_lm
 from serve_app.artifacts import LocalArtifacts, LocalUploads
@@ -26,6 +26,8 @@ from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import Job, Stats
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.settings import AppSettings, read_api_keys
+
+STORE_ANSWERS_WITHIN_S = 2.0
 
 
 def catalogue_of(settings: AppSettings) -> Catalogue:
@@ -60,7 +62,7 @@ class FrontDesk:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         queue = self._settings.queue
-        self._store = await JobStore.open(
+        self._store = await JobStore.open_when_there(
             self._settings.database_url, QueueLimits(queue.max_jobs, queue.max_attempts, queue.max_jobs_per_key)
         )
         is_closing = asyncio.Event()
@@ -85,7 +87,7 @@ class FrontDesk:
         await self._intake.take(request, attached)
         try:
             job = await self.store.submit(request, owner, id_=id_)
-        except AceError:  # refused; after any other error it may be stored, and the sweep will tell
+        except (RequestError, Overloaded):  # after any other error it may be stored, and the sweep will tell
             await self._intake.drop(request)
             raise
         with suppress(RayServeException):  # the job is stored; a conductor that cannot be told finds it by looking
@@ -103,6 +105,14 @@ class FrontDesk:
 
     async def retry_after_s(self) -> int:
         return await self.store.retry_after_s()
+
+    async def has_store(self) -> bool:
+        """Whether the job database answers, and soon."""
+        try:
+            await asyncio.wait_for(self.store.ping(), STORE_ANSWERS_WITHIN_S)
+        except (StoreAway, TimeoutError):
+            return False
+        return True
 
     async def open_track(self, ref: str) -> TrackFile | None:
         return await self._artifacts.open(ref)
@@ -141,18 +151,19 @@ class Ingress:
         options = EdgeOptions(read_api_keys(api), api.cors_origins, *limits)
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
-        app.add_api_route("/readyz", tell_readiness, response_model=None)
+        app.add_api_route("/readyz", self._tell_readiness, response_model=None)
         return app
+
+    async def _tell_readiness(self) -> JSONResponse:
+        """200 once every deployment of this application is healthy and the job database answers, else 503; either way,
+        part by part."""
+        status, has_store = await asyncio.gather(asyncio.to_thread(serve.status), self._desk.has_store())
+        application = status.applications[serve.get_replica_context().app_name]
+        components = {name: str(deployment.status.value) for name, deployment in application.deployments.items()}
+        components["database"] = "HEALTHY" if has_store else "AWAY"
+        is_ready = all(state == "HEALTHY" for state in components.values())
+        return JSONResponse({"ready": is_ready, "components": components}, 200 if is_ready else 503)
 
 
 async def say_alive() -> dict[str, str]:
     return {"status": "alive"}
-
-
-async def tell_readiness() -> JSONResponse:
-    """200 once every deployment of this application is healthy, else 503; either way, deployment by deployment."""
-    status = await asyncio.to_thread(serve.status)
-    application = status.applications[serve.get_replica_context().app_name]
-    components = {name: str(deployment.status.value) for name, deployment in application.deployments.items()}
-    is_ready = all(state == "HEALTHY" for state in components.values())
-    return JSONResponse({"ready": is_ready, "components": components}, 200 if is_ready else 503)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
@@ -121,8 +122,8 @@ def _engine(url: URL, patience: Patience) -> AsyncEngine:
             record.info["was_used"] = True
             return
         try:
-            connection.run_async(lambda driver: driver.execute(";", timeout=patience.ping_s))
-        except Exception as error:  # the driver's errors are many and all mean that this connection is no more
+            connection.run_async(lambda driver: driver.execute("SELECT 1", timeout=patience.ping_s))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             connection.run_async(_drop)
             raise InvalidatePoolError from error
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
+from serve_app.jobs.hints import hint
 from serve_app.jobs.job import FINAL, Status
 from serve_app.jobs.schema import jobs, now, tallies
 from serve_app.jobs.tally import place_in_queue
@@ -72,7 +73,7 @@ def new_job(dialect: str) -> ReturningInsert[Any]:
         turn=cast(turn_s * 1000, BigInteger),
         deadline=now() + bindparam("deadline_s", type_=Float),
     )
-    return timed.on_conflict_do_nothing(index_elements=["owner", "idempotency_key"]).returning(*STATE)
+    return timed.on_conflict_do_nothing(index_elements=["owner", "idempotency_key"]).returning(*STATE, *hint(dialect))
 
 
 @cache

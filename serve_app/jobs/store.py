@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import ColumnElement, Row, and_, case, update
+from sqlalchemy import ColumnElement, Row, and_, case, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.errors import EngineError, Overloaded, RequestError, StoreAway
@@ -26,6 +26,7 @@ from serve_app.jobs import queries
 from serve_app.jobs.away import telling_away
 from serve_app.jobs.change import Change
 from serve_app.jobs.database import ONLY_READS, PATIENCE, Patience, open_database
+from serve_app.jobs.hints import Hints
 from serve_app.jobs.job import Idempotency, Job, Priority, Stats, Status, Terms
 from serve_app.jobs.schema import jobs, now
 
@@ -102,6 +103,16 @@ class JobStore:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+    def hints(self) -> Hints:
+        """Of jobs that came or came back, from whatever process."""
+        return Hints(self._engine)
+
+    @to_its_end
+    async def ping(self) -> None:
+        """Raises StoreAway."""
+        async with self._reading.connect() as connection:
+            await connection.execute(select(1))
 
     @to_its_end
     async def submit(
