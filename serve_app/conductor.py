@@ -61,6 +61,7 @@ class Conductor:
         finally:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
+        await asyncio.gather(*self._attempts)  # one may have been claimed while the drain began
 
     async def _look(self, hints: Hints) -> None:
         """For one job; waits a while where there is none."""
@@ -199,7 +200,7 @@ class Attempt:
 class _Meter:
     """Writes a job's newest progress to the store, a few times a second at most."""
 
-    SECONDS_BETWEEN_WRITES = 0.3
+    SECONDS_BETWEEN_WRITES = 0.4
 
     def __init__(self, store: JobStore, job: Job) -> None:
         self._store = store
@@ -226,7 +227,8 @@ class _Meter:
             first, last = SPANS[progress.stage]
             share = progress.done / progress.planned if progress.planned else 0.0
             try:
-                await self._store.report(self._job, progress.stage, first + (last - first) * share)
+                reached = first + (last - first) * share
+                await self._store.report(self._job, progress.stage, reached, progress.done, progress.planned)
             except LeaseLost:
                 return  # the heartbeat finds out by itself and stops the music
             except Exception as error:  # progress is not worth failing for

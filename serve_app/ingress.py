@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -23,8 +23,9 @@ from serve_app.artifacts import LocalArtifacts, LocalUploads
 from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, TrackFile
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import Intake, with_audio
-from serve_app.jobs.job import Job, Stats
+from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import JobStore, QueueLimits
+from serve_app.jobs.watching import Watch
 from serve_app.settings import AppSettings, read_api_keys
 
 STORE_ANSWERS_WITHIN_S = 2.0
@@ -58,6 +59,7 @@ class FrontDesk:
         self._artifacts = LocalArtifacts(settings.audio_folder)
         self._intake = Intake(LocalUploads(settings.uploads_folder), self._artifacts)
         self._store: JobStore | None = None
+        self._watch: Watch | None = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -65,12 +67,14 @@ class FrontDesk:
         self._store = await JobStore.open_when_there(
             self._settings.database_url, QueueLimits(queue.max_jobs, queue.max_attempts, queue.max_jobs_per_key)
         )
+        self._watch = Watch(self._store)
         is_closing = asyncio.Event()
         sweeping = asyncio.create_task(self._intake.keep_swept(self._store.known, is_closing))
         try:
             yield
         finally:
             is_closing.set()
+            await self._watch.close()
             await sweeping
             await self._store.close()
 
@@ -80,22 +84,50 @@ class FrontDesk:
             raise RuntimeError("the desk is not open")
         return self._store
 
-    async def submit(self, request: MusicRequest, owner: str, attached: Attachments = NOTHING_ATTACHED) -> Job:
+    async def submit(
+        self,
+        request: MusicRequest,
+        owner: str,
+        attached: Attachments = NOTHING_ATTACHED,
+        terms: Terms = DEFAULT_TERMS,
+    ) -> Job:
         id_ = str(uuid.uuid4())
         request = with_audio(request, attached, id_)
         await self._check(request)
         await self._intake.take(request, attached)
         try:
-            job = await self.store.submit(request, owner, id_=id_)
+            job = await self.store.submit(request, owner, terms, id_)
         except (RequestError, Overloaded):  # after any other error it may be stored, and the sweep will tell
             await self._intake.drop(request)
             raise
+        if job.id != id_:
+            await self._intake.drop(request)
+            return job
         with suppress(RayServeException):  # the job is stored; a conductor that cannot be told finds it by looking
             self._conductor.nudge.remote()
         return job
 
     async def look_up(self, ids: Sequence[str], owner: str) -> list[Job | None]:
         return await self.store.get(ids, owner)
+
+    async def list_jobs(
+        self, owner: str, statuses: Collection[Status] = (), before: int | None = None, at_most: int = 50
+    ) -> list[Job]:
+        return await self.store.list_jobs(owner, statuses, before, at_most)
+
+    async def watch(self, id_: str, owner: str, after: int = 0) -> AsyncIterator[JobEvent]:
+        if self._watch is None:
+            raise RuntimeError("the desk is not open")
+        async for event in self._watch.events(id_, owner, after):
+            yield event
+
+    async def wait(self, id_: str, owner: str, within_s: float) -> Job | None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                async for _ in self.watch(id_, owner):
+                    pass
+        (job,) = await self.store.get([id_], owner)
+        return job
 
     async def cancel(self, id_: str, owner: str) -> Job | None:
         return await self.store.cancel(id_, owner)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from models.music import MusicRequest
-from serve_app.jobs.job import Job, Stats
+from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +72,35 @@ class Desk(Protocol):
     @property
     def catalogue(self) -> Catalogue: ...
 
-    async def submit(self, request: MusicRequest, owner: str, attached: Attachments = NOTHING_ATTACHED) -> Job:
+    async def submit(
+        self,
+        request: MusicRequest,
+        owner: str,
+        attached: Attachments = NOTHING_ATTACHED,
+        terms: Terms = DEFAULT_TERMS,
+    ) -> Job:
         """Commits the job, and before it what is attached, before it returns; the ids of the latter are put into the
-        request here. Raises RequestError or Overloaded, and then leaves nothing behind."""
+        request here. An older job where the terms say it is as good. Raises RequestError or Overloaded, and then leaves
+        nothing behind."""
         ...
 
     async def look_up(self, ids: Sequence[str], owner: str) -> list[Job | None]:
         """In the order asked; `None` for an id that is unknown or somebody else's."""
+        ...
+
+    async def list_jobs(
+        self, owner: str, statuses: Collection[Status] = (), before: int | None = None, at_most: int = 50
+    ) -> list[Job]:
+        """Those numbered below `before`, the newest first; of all statuses where none is named."""
+        ...
+
+    def watch(self, id_: str, owner: str, after: int = 0) -> AsyncIterator[JobEvent]:
+        """What happens to a job behind event `after`, until it has ended; nothing for one that is unknown or somebody
+        else's. Events of long ago are left out."""
+        ...
+
+    async def wait(self, id_: str, owner: str, within_s: float) -> Job | None:
+        """The job once it has ended, or as it is when the time is over; `None` as for `look_up`."""
         ...
 
     async def cancel(self, id_: str, owner: str) -> Job | None:

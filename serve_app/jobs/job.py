@@ -64,11 +64,18 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a job is to be treated, beside what it is to make. `deadline_s` from now it fails unless it has ended."""
+    """How a job is to be treated, beside what it is to make. `deadline_s` from now it fails unless it has ended.
+
+    `reuse`: a job of the same owner that made the very same request, seeds included, is as good as a new one.
+    """
 
     priority: Priority = Priority.NORMAL
     deadline_s: float | None = None
     idempotency: Idempotency | None = None
+    reuse: bool = False
+
+
+DEFAULT_TERMS = Terms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +100,30 @@ class Job:
     priority: Priority = Priority.NORMAL
     deadline: float | None = None  # when it fails unless it has ended
     losses: int = 0  # how often whoever made it went silent
+    number: int = 0  # grows from job to job
+    done: int = 0  # units (tokens, steps, tracks) of its stage
+    planned: int = 0
+    events: int = 1  # so far; what one sees is the newest
+    read_at: float = field(default=0.0, compare=False)
 
     @property
     def deadline_s(self) -> float | None:
         """From its claim to its deadline, both as the database's clock has it."""
         return None if self.deadline is None or self.started_at is None else self.deadline - self.started_at
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Something that happened to a job: it changed its status, or a stage got on. A job's events are numbered from 1,
+    and the progress of later ones is never less."""
+
+    number: int
+    at: float
+    status: Status
+    stage: str
+    done: int
+    planned: int
+    progress: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +148,13 @@ class Stats:
     def eta_s(self, queue_position: int) -> float:
         """Until a job at this place in the queue is likely to be done."""
         return queue_position * self.seconds_between_ends + self.avg_job_seconds
+
+    def eta_of(self, job: Job) -> float | None:
+        """Seconds until this job is likely to be done; `None` once it has ended."""
+        if job.status.is_final:
+            return None
+        if job.status is Status.QUEUED or job.started_at is None:
+            return self.eta_s(job.queue_position)
+        run_s = max(0.0, job.read_at - job.started_at)
+        by_progress_s = run_s * (1 - job.progress) / job.progress if job.progress else 0.0
+        return max(0.0, self.avg_job_seconds - run_s, by_progress_s)

@@ -25,7 +25,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from serve_app.jobs.hints import hint
 from serve_app.jobs.job import FINAL, Status
-from serve_app.jobs.schema import jobs, now, tallies
+from serve_app.jobs.schema import events, jobs, now, tallies
 from serve_app.jobs.tally import place_in_queue
 
 AVERAGED_JOBS = 50
@@ -41,12 +41,58 @@ STATE = (
     jobs.c.losses,
     jobs.c.cancel_requested,
 )
+# what those who watch a job are told of it
+TOLD = (
+    jobs.c.number,
+    jobs.c.events,
+    jobs.c.changed_at,
+    jobs.c.status,
+    jobs.c.stage,
+    jobs.c.done,
+    jobs.c.planned,
+    jobs.c.progress,
+)
 
 
 @cache
 def jobs_by_id() -> Select[Any]:
     """Whole rows of `ids` of an `owner`, with their places in the queue."""
     return _whole().where(jobs.c.id.in_(bindparam("ids", expanding=True)), jobs.c.owner == bindparam("owner"))
+
+
+@cache
+def newest_jobs(statuses: tuple[Status, ...]) -> Select[Any]:
+    """Whole rows of up to `at_most` jobs of an `owner`, numbered below `before`, the newest first."""
+    is_theirs = (jobs.c.owner == bindparam("owner"), jobs.c.number < bindparam("before"))
+    newest = _whole().where(*is_theirs, *([jobs.c.status.in_(statuses)] if statuses else []))
+    return newest.order_by(jobs.c.number.desc()).limit(bindparam("at_most", type_=Integer))
+
+
+@cache
+def newest_event() -> Select[Any]:
+    """What the job `id` of an `owner` tells now."""
+    return select(*TOLD).where(jobs.c.id == bindparam("id"), jobs.c.owner == bindparam("owner"))
+
+
+@cache
+def events_after() -> Select[Any]:
+    """Events of a `job` behind the number `after`, in order."""
+    is_it = (events.c.job == bindparam("job"), events.c.number > bindparam("after"))
+    return select(events).where(*is_it).order_by(events.c.number)
+
+
+@cache
+def event_counts() -> Select[Any]:
+    """How many events each of the jobs `numbers` has had."""
+    return select(jobs.c.number, jobs.c.events).where(jobs.c.number.in_(bindparam("numbers", expanding=True)))
+
+
+@cache
+def number_of_reusable() -> Select[Any]:
+    """The newest job of an `owner` that made this very request."""
+    is_it = (jobs.c.owner == bindparam("owner"), jobs.c.request_sha256 == bindparam("request_sha256"))
+    made = select(jobs.c.number).where(*is_it, jobs.c.status == Status.SUCCEEDED)
+    return made.order_by(jobs.c.number.desc()).limit(1)
 
 
 @cache
@@ -70,10 +116,12 @@ def new_job(dialect: str) -> ReturningInsert[Any]:
         status=Status.QUEUED,
         stage=Status.QUEUED,
         created_at=now(),
+        changed_at=now(),
         turn=cast(turn_s * 1000, BigInteger),
         deadline=now() + bindparam("deadline_s", type_=Float),
     )
-    return timed.on_conflict_do_nothing(index_elements=["owner", "idempotency_key"]).returning(*STATE, *hint(dialect))
+    told = dict.fromkeys((*STATE, *TOLD, *hint(dialect)))
+    return timed.on_conflict_do_nothing(index_elements=["owner", "idempotency_key"]).returning(*told)
 
 
 @cache
@@ -161,4 +209,4 @@ def _state(*conditions: ColumnElement[bool]) -> Select[Any]:
 
 def _whole() -> Select[Any]:
     place = case((jobs.c.status == Status.QUEUED, place_in_queue()), else_=0)
-    return select(*jobs.c, place.label("queue_position"))
+    return select(*jobs.c, place.label("queue_position"), now().label("read_at"))

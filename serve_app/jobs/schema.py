@@ -39,6 +39,11 @@ jobs = Table(
     Column("deadline", Float),
     Column("idempotency_key", String(255)),
     Column("body_sha256", String(64)),
+    Column("request_sha256", String(64)),
+    Column("events", Integer, nullable=False, server_default="1"),  # so far; the newest is what this row says
+    Column("changed_at", Float),
+    Column("done", Integer, nullable=False, server_default="0"),
+    Column("planned", Integer, nullable=False, server_default="0"),
 )
 Index("jobs_in_turn", jobs.c.status, jobs.c.turn, jobs.c.number)
 Index("jobs_of_a_model_in_turn", jobs.c.status, jobs.c.model, jobs.c.turn, jobs.c.number)
@@ -46,6 +51,24 @@ Index("jobs_by_lease", jobs.c.status, jobs.c.lease_until)
 Index("jobs_by_deadline", jobs.c.status, jobs.c.deadline)
 Index("jobs_by_status_and_end", jobs.c.status, jobs.c.finished_at)
 Index("jobs_by_idempotency_key", jobs.c.owner, jobs.c.idempotency_key, unique=True)
+
+Index("jobs_by_owner", jobs.c.owner, jobs.c.number)
+Index("jobs_by_request", jobs.c.owner, jobs.c.request_sha256)
+
+# What happened to a job, for those who watch it; `job` is its number. Old ones go before their job does.
+events = Table(
+    "events",
+    metadata,
+    Column("job", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("planned", Integer, nullable=False),
+    Column("progress", Float, nullable=False),
+)
+Index("events_by_age", events.c.at)
 
 # How many jobs there are of a kind: of a status, of an error code, waiting for an owner. None: no row.
 tallies = Table(

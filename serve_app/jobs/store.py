@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import logging
 import math
 import uuid
@@ -17,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import ColumnElement, Row, and_, case, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.errors import EngineError, Overloaded, RequestError, StoreAway
@@ -27,8 +28,8 @@ from serve_app.jobs.away import telling_away
 from serve_app.jobs.change import Change
 from serve_app.jobs.database import ONLY_READS, PATIENCE, Patience, open_database
 from serve_app.jobs.hints import Hints
-from serve_app.jobs.job import Idempotency, Job, Priority, Stats, Status, Terms
-from serve_app.jobs.schema import jobs, now
+from serve_app.jobs.job import DEFAULT_TERMS, Idempotency, Job, JobEvent, Priority, Stats, Status, Terms
+from serve_app.jobs.schema import events, jobs, now
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,9 +62,19 @@ class QueueLimits:
     jobs_per_owner: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """To the job of this number, whose newest event is `newest`; `is_over` when nothing more will."""
+
+    job: int
+    newest: int
+    is_over: bool
+    events: list[JobEvent]
+
+
 CANCELLED = {"error_code": "cancelled", "error_message": "cancelled by the caller"}
 OVERDUE = {"error_code": "deadline_exceeded", "error_message": "the deadline passed before it was made"}
-DEFAULT_TERMS = Terms()
+NEWEST = 2**62  # above every job's number
 
 
 def to_its_end(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -118,17 +129,24 @@ class JobStore:
     async def submit(
         self, request: MusicRequest, owner: str, terms: Terms = DEFAULT_TERMS, id_: str | None = None
     ) -> Job:
-        """The new job, or the one that was made of the same idempotency key before. `id_`: a UUID that it is to have.
+        """The new job, or the one the terms say is as good. `id_`: a UUID that a new one is to have.
 
         Raises Overloaded when there is no room for it, and IdempotencyConflict; both store nothing.
         """
-        once = terms.idempotency
+        once, asked = terms.idempotency, request.model_dump_json()
+        request_sha256 = hashlib.sha256(asked.encode()).hexdigest()
         async with Change.begin(self._engine) as change:
+            if terms.reuse:
+                same = {"owner": owner, "request_sha256": request_sha256}
+                number = await change.connection.scalar(queries.number_of_reusable(), same)
+                if number is not None:
+                    return _job((await change.connection.execute(queries.job_by_number(), {"number": number})).one())
             number = await change.insert(
                 id=id_ or str(uuid.uuid4()),
                 owner=owner,
                 model=request.model,
-                request=request.model_dump_json(),
+                request=asked,
+                request_sha256=request_sha256,
                 priority=terms.priority,
                 handicap_s=terms.priority.handicap_s,
                 deadline_s=terms.deadline_s,
@@ -181,15 +199,47 @@ class JobStore:
             await self._reap(change)
 
     @to_its_end
+    async def list_jobs(
+        self, owner: str, statuses: Collection[Status] = (), before: int | None = None, at_most: int = 50
+    ) -> list[Job]:
+        """Those numbered below `before`, the newest first; of all statuses where none is named."""
+        which = {"owner": owner, "before": NEWEST if before is None else before, "at_most": at_most}
+        async with self._reading.connect() as connection:
+            found = await connection.execute(queries.newest_jobs(tuple(sorted(statuses))), which)
+            return [_job(row) for row in found]
+
+    @to_its_end
+    async def happened(self, id_: str, owner: str, after: int = 0) -> Happened | None:
+        """What happened to a job since event `after`, as far as it is remembered; the newest event always is. `None`
+        for a job that is unknown or another owner's."""
+        async with self._reading.connect() as connection:
+            newest = (await connection.execute(queries.newest_event(), {"id": id_, "owner": owner})).one_or_none()
+            if newest is None:
+                return None
+            later = await connection.execute(queries.events_after(), {"job": newest.number, "after": after})
+            happened = [_event(row, row.number, row.at) for row in later if row.number <= newest.events]
+        if newest.events > max([after, *(event.number for event in happened)]):
+            happened.append(_event(newest, newest.events, newest.changed_at))
+        return Happened(newest.number, newest.events, Status(newest.status).is_final, happened)
+
+    @to_its_end
+    async def event_counts(self, numbers: Sequence[int]) -> dict[int, int]:
+        """Of jobs by their numbers, as far as there are such."""
+        async with self._reading.connect() as connection:
+            parts = [numbers[first : first + ASKED_AT_ONCE] for first in range(0, len(numbers), ASKED_AT_ONCE)]
+            counted = [await connection.execute(queries.event_counts(), {"numbers": part}) for part in parts]
+            return {number: count for rows in counted for number, count in rows}
+
+    @to_its_end
     async def renew(self, job: Job, lease_s: float) -> bool:
         """Whether the caller asked for the job to be cancelled. Raises LeaseLost."""
         return await self._write(job, lease_until=now() + lease_s)
 
     @to_its_end
-    async def report(self, job: Job, stage: str, progress: float) -> None:
-        """Progress that would fall stays where it is. Raises LeaseLost."""
-        highest = case((jobs.c.progress > progress, jobs.c.progress), else_=progress)
-        await self._write(job, stage=stage, progress=highest)
+    async def report(self, job: Job, stage: str, progress: float, done: int = 0, planned: int = 0) -> None:
+        """`done` of `planned` units of a stage. Progress that would fall stays where it is. Raises LeaseLost."""
+        async with self._held(job) as (change, row):
+            await change.report(row, stage, progress, done, planned)
 
     @to_its_end
     async def succeed(self, job: Job, made: Made) -> None:
@@ -239,6 +289,12 @@ class JobStore:
             await change.delete(rows)
         made = [Made.model_validate_json(row.made) for row in rows if row.made is not None]
         return tuple(track.ref for each in made for track in each.tracks)
+
+    @to_its_end
+    async def forget_events(self, age_s: float) -> None:
+        """Deletes what happened so long ago, but for what jobs still are."""
+        async with self._engine.begin() as connection:
+            await connection.execute(delete(events).where(events.c.at < now() - age_s))
 
     @to_its_end
     async def stats(self) -> Stats:
@@ -321,6 +377,10 @@ async def _known_by(connection: AsyncConnection, owner: str, once: Idempotency) 
     return _job(row)
 
 
+def _event(row: Row[Any], number: int, at: float) -> JobEvent:
+    return JobEvent(number, at, Status(row.status), row.stage, row.done, row.planned, row.progress)
+
+
 def _job(row: Row[Any], queue_position: int | None = None) -> Job:
     return Job(
         id=row.id,
@@ -341,4 +401,9 @@ def _job(row: Row[Any], queue_position: int | None = None) -> Job:
         priority=Priority(row.priority),
         deadline=row.deadline,
         losses=row.losses,
+        number=row.number,
+        done=row.done,
+        planned=row.planned,
+        events=row.events,
+        read_at=row.started_at if queue_position == 0 else row.read_at,
     )

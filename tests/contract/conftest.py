@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import httpx
@@ -14,7 +14,8 @@ from models.music import MusicRequest
 from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import with_audio
-from serve_app.jobs.job import Job, Stats, Status
+from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
+from serve_app.jobs.store import IdempotencyConflict
 
 TURBO, BASE = "acestep-v15-turbo", "acestep-v15-base"
 CATALOGUE = Catalogue(
@@ -43,10 +44,27 @@ class FakeDesk:
     catalogue: Catalogue = CATALOGUE
     jobs: list[Job] = field(default_factory=list)
     audio: dict[str, bytes | str] = field(default_factory=dict)  # by its id: a file, or whose id it is
+    keys: dict[tuple[str, str], tuple[Job, str]] = field(default_factory=dict)
+    events: dict[str, list[JobEvent]] = field(default_factory=dict)  # by job
+    becomes: Callable[[Job], Job] | None = None  # what a job is that was waited for
     is_full: bool = False
     is_broken: bool = False
 
-    async def submit(self, request: MusicRequest, owner: str, attached: Attachments = NOTHING_ATTACHED) -> Job:
+    async def submit(
+        self,
+        request: MusicRequest,
+        owner: str,
+        attached: Attachments = NOTHING_ATTACHED,
+        terms: Terms = DEFAULT_TERMS,
+    ) -> Job:
+        if terms.idempotency is not None:
+            known, body_sha256 = self.keys.get((owner, terms.idempotency.key), (None, ""))
+            if known is not None and body_sha256 != terms.idempotency.body_sha256:
+                raise IdempotencyConflict(
+                    f"idempotency key {terms.idempotency.key!r} was sent with another body before"
+                )
+            if known is not None:
+                return known
         request = with_audio(request, attached, f"job-{len(self.jobs)}")
         if self.is_broken:
             raise RuntimeError("the password is swordfish")
@@ -74,8 +92,33 @@ class FakeDesk:
             error_code=None,
             error_message=None,
             made=None,
+            priority=terms.priority,
+            number=len(self.jobs) + 1,
         )
         self.jobs.append(job)
+        if terms.idempotency is not None:
+            self.keys[owner, terms.idempotency.key] = (job, terms.idempotency.body_sha256)
+        return job
+
+    async def list_jobs(
+        self, owner: str, statuses: Collection[Status] = (), before: int | None = None, at_most: int = 50
+    ) -> list[Job]:
+        theirs = [job for job in reversed(self.jobs) if job.owner == owner and (before is None or job.number < before)]
+        return [job for job in theirs if not statuses or job.status in statuses][:at_most]
+
+    async def watch(self, id_: str, owner: str, after: int = 0) -> AsyncIterator[JobEvent]:
+        """Those that a test put there."""
+        (job,) = await self.look_up([id_], owner)
+        for event in self.events.get(id_, []) if job else []:
+            if event.number > after:
+                yield event
+
+    async def wait(self, id_: str, owner: str, within_s: float) -> Job | None:
+        """As a test says it becomes."""
+        (job,) = await self.look_up([id_], owner)
+        if job is not None and self.becomes is not None:
+            job = self.becomes(job)
+            self.jobs[job.number - 1] = job
         return job
 
     async def look_up(self, ids: Sequence[str], owner: str) -> list[Job | None]:

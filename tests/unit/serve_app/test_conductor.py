@@ -1,7 +1,7 @@
 """The conductor over a real store, with stages that are fakes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +167,27 @@ async def test_a_cancelled_job_is_stopped_and_ends_cancelled(
     await store.cancel(job.id, "")
     await until(store, job, Status.CANCELLED)
     assert (stages.cancelled, stages.running) == (1, 0)
+
+
+async def test_a_job_that_is_claimed_while_the_drain_begins_is_given_back_before_the_work_ends(
+    store: JobStore, stages: FakeStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = store.claim
+
+    async def claim_slowly(worker: str, lease_s: float, models: Collection[str]) -> Job | None:
+        claimed = await claim(worker, lease_s, models)
+        await asyncio.sleep(0.1)
+        return claimed
+
+    monkeypatch.setattr(store, "claim", claim_slowly)
+    stages.may_go.clear()
+    job = await submit(store)
+    conductor = Conductor("w", store, {TURBO: Stages(None, stages, stages)}, PACE)
+    work = asyncio.create_task(conductor.work())
+    await until(store, job, Status.RUNNING)
+    await conductor.drain()
+    await work
+    assert (await read(store, job)).status is Status.QUEUED
 
 
 async def test_draining_gives_running_jobs_back_for_another_to_finish(store: JobStore, stages: FakeStages) -> None:

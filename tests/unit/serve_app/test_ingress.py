@@ -9,9 +9,11 @@ from ray.serve.exceptions import RayServeException
 
 from models.errors import InvalidRequest, Overloaded, UnknownAdapter, UnknownModel
 from models.music import MusicRequest
+from serve_app.dialects.desk import Attachments
 from serve_app.ingress import FrontDesk, catalogue_of
-from serve_app.jobs.job import Status
+from serve_app.jobs.job import Idempotency, Status, Terms
 from serve_app.settings import AppSettings
+from tests.unit.serve_app.test_intake import wav
 
 TURBO, BASE, LM = "acestep-v15-turbo", "acestep-v15-base", "acestep-5Hz-lm-0.6B"
 
@@ -121,3 +123,28 @@ async def test_a_full_queue_is_told_with_when_to_come_back(desk: FrontDesk) -> N
     with pytest.raises(Overloaded):
         await desk.submit(request(), "")
     assert await desk.retry_after_s() >= 1
+
+
+async def test_a_caller_may_wait_for_a_job_and_gets_it_as_it_is_when_the_time_is_over(desk: FrontDesk) -> None:
+    job = await desk.submit(request(), "")
+    waited = await desk.wait(job.id, "", within_s=0.05)
+    assert waited is not None
+    assert waited.status is Status.QUEUED
+    await desk.cancel(job.id, "")
+    ended = await desk.wait(job.id, "", within_s=60)
+    assert ended is not None
+    assert ended.status is Status.CANCELLED
+    assert [event.status async for event in desk.watch(job.id, "")] == [Status.QUEUED, Status.CANCELLED]
+    assert await desk.wait("never", "", within_s=60) is None
+
+
+async def test_a_repeated_request_is_one_job_and_keeps_its_audio_once(desk: FrontDesk, tmp_path: Path) -> None:
+    async def song() -> AsyncIterator[bytes]:
+        yield wav()
+
+    terms = Terms(idempotency=Idempotency("k", "0" * 64))
+    cover = request(task_type="cover")
+    first = await desk.submit(cover, "", Attachments(source=song()), terms)
+    again = await desk.submit(cover, "", Attachments(source=song()), terms)
+    assert again.id == first.id
+    assert [path.name for path in (tmp_path / "uploads").iterdir()] == [f"{first.id}.source"]

@@ -38,7 +38,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "jobs.db")
         return f"sqlite:///{tmp_path / 'jobs.db'}"
     url: str = request.getfixturevalue("migrated_url")
-    asyncio.run(run(url, "DELETE FROM jobs", "DELETE FROM tallies", "DELETE FROM stretches"))
+    asyncio.run(run(url, "DELETE FROM jobs", "DELETE FROM events", "DELETE FROM tallies", "DELETE FROM stretches"))
     return url
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Row, delete, select, update
 
 from serve_app.jobs.database import open_database
 from serve_app.jobs.job import Job, Status
-from serve_app.jobs.schema import jobs, stretches, tallies
+from serve_app.jobs.schema import events, jobs, stretches, tallies
 from serve_app.jobs.store import JobStore
 from serve_app.jobs.tally import SPANS_MS, Counted, Tally
 
@@ -36,7 +36,7 @@ async def pass_time(store: JobStore, job: Job, **times: float) -> None:
 async def wipe(url: str) -> None:
     engine = await open_database(url)
     async with engine.begin() as connection:
-        for table in (jobs, tallies, stretches):
+        for table in (jobs, events, tallies, stretches):
             await connection.execute(delete(table))
     await engine.dispose()
 
@@ -47,6 +47,7 @@ async def broken_counts(store: JobStore) -> list[str]:
         rows = list(await connection.execute(select(jobs).order_by(jobs.c.turn, jobs.c.number)))
         tallied = {(kind, name): count for kind, name, count in await connection.execute(select(tallies))}
         stretched = {(span, place): count for span, place, count in await connection.execute(select(stretches))}
+        told = list(await connection.execute(select(events).order_by(events.c.job, events.c.number)))
     queued = [row for row in rows if row.status == Status.QUEUED]
     true_tallies = Counter(("status", row.status) for row in rows)
     true_tallies.update(("owner", row.owner) for row in queued)
@@ -54,8 +55,23 @@ async def broken_counts(store: JobStore) -> list[str]:
     true_stretches = Counter((span, row.turn // span) for row in queued for span in SPANS_MS)
     broken = [f"tallies {tallied}, truly {dict(true_tallies)}"] if tallied != true_tallies else []
     broken += [f"stretches {stretched}, truly {dict(true_stretches)}"] if stretched != true_stretches else []
+    broken += _broken_events(rows, told)
     for place, row in enumerate(queued, start=1):
         (job,) = await store.get([row.id], row.owner)
         if job is None or job.queue_position != place:
             broken.append(f"job {row.id} is at {job and job.queue_position}, truly {place}")
+    return broken
+
+
+def _broken_events(rows: list[Row[Any]], told: list[Row[Any]]) -> list[str]:
+    """A job's events are 1, 2, 3 and so on up to what the job is now, and their progress never falls."""
+    broken = [f"event of no job: {event}" for event in told if event.job not in {row.number for row in rows}]
+    for row in rows:
+        own = [event for event in told if event.job == row.number]
+        if [event.number for event in own] != list(range(1, row.events + 1)):
+            broken.append(f"job {row.id} has had {row.events} events, these are told: {own}")
+        elif (own[-1].status, own[-1].stage, own[-1].progress) != (row.status, row.stage, row.progress):
+            broken.append(f"job {row.id} is {row.status} {row.stage} {row.progress}, its newest event is {own[-1]}")
+        if [event.progress for event in own] != sorted(event.progress for event in own):
+            broken.append(f"job {row.id} falls back: {own}")
     return broken

@@ -65,7 +65,7 @@ async def test_a_database_from_before_there_were_migrations_keeps_its_jobs(tmp_p
 async def test_many_may_open_a_new_database_at_once(new_url: str) -> None:
     engines = await asyncio.gather(*(open_database(new_url) for _ in range(4)))
     async with engines[0].connect() as connection:
-        assert list(await connection.scalars(sa.text("SELECT version_num FROM alembic_version"))) == ["0002"]
+        assert list(await connection.scalars(sa.text("SELECT version_num FROM alembic_version"))) == ["0003"]
     for engine in engines:
         await engine.dispose()
 

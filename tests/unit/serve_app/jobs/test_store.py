@@ -40,6 +40,11 @@ async def claim(store: JobStore, lease_s: float = 60) -> Job:
     return job
 
 
+async def claim_new(store: JobStore) -> Job:
+    await store.submit(request(), "")
+    return await claim(store)
+
+
 async def test_a_submitted_job_is_read_back_as_it_was_asked(store: JobStore) -> None:
     job = await store.submit(request(lyrics="Été 夏"), "")
     assert await read(store, job) == job
@@ -456,3 +461,85 @@ async def test_a_job_takes_the_id_it_is_given_and_ids_are_told_apart_from_others
     assert (job.id, await read(store, job)) == (own, job)
     assert await store.known([*strangers, own, other.id]) == {own, other.id}
     assert await store.known([]) == set()
+
+
+async def test_a_job_tells_what_happened_to_it_in_order(store: JobStore) -> None:
+    job = await store.submit(request(), "")
+    held = await claim(store)
+    await store.report(held, "denoise", 0.6, 3, 8)
+    await store.report(held, "denoise", 0.5, 2, 8)
+    await store.succeed(held, MADE)
+    told = await store.happened(job.id, "")
+    assert told is not None
+    assert told.is_over
+    assert [(event.number, event.stage, event.progress, event.done) for event in told.events] == [
+        (1, "queued", 0.0, 0),
+        (2, "running", 0.0, 0),
+        (3, "denoise", 0.6, 3),
+        (4, "denoise", 0.6, 2),
+        (5, "succeeded", 1.0, 0),
+    ]
+    later = await store.happened(job.id, "", after=3)
+    assert later is not None
+    assert later.events == told.events[3:]
+    seen = await read(store, job)
+    assert (seen.events, seen.number) == (5, told.job)
+
+
+async def test_what_a_job_is_now_is_told_even_when_its_events_are_forgotten(store: JobStore) -> None:
+    job = await store.submit(request(), "")
+    held = await claim(store)
+    await store.fail(held, "bad_audio", "silence")
+    await store.forget_events(age_s=0)
+    told = await store.happened(job.id, "", after=1)
+    assert told is not None
+    assert [(event.number, event.status) for event in told.events] == [(3, Status.FAILED)]
+
+
+async def test_somebody_elses_job_tells_nothing(store: JobStore) -> None:
+    job = await store.submit(request(), "anna")
+    assert await store.happened(job.id, "bert") is None
+    assert await store.list_jobs("bert") == []
+
+
+async def test_the_events_of_a_forgotten_job_are_gone(store: JobStore) -> None:
+    held = await claim_new(store)
+    await store.succeed(held, MADE)
+    await store.forget(age_s=0)
+    assert await store.happened(held.id, "") is None
+    assert await broken_counts(store) == []
+
+
+async def test_jobs_are_listed_newest_first_and_page_by_page(store: JobStore) -> None:
+    jobs = [await store.submit(request(), "anna") for _ in range(4)]
+    await store.cancel(jobs[1].id, "anna")
+    page = await store.list_jobs("anna", at_most=2)
+    assert [job.id for job in page] == [jobs[3].id, jobs[2].id]
+    rest = await store.list_jobs("anna", before=page[-1].number)
+    assert [job.id for job in rest] == [jobs[1].id, jobs[0].id]
+    assert [job.id for job in await store.list_jobs("anna", [Status.QUEUED, Status.FAILED])] == [
+        jobs[index].id for index in (3, 2, 0)
+    ]
+
+
+async def test_a_result_is_used_again_only_by_its_owner_for_the_very_same_request(store: JobStore) -> None:
+    reusing = Terms(reuse=True)
+    held = await claim_new(store)
+    assert (await store.submit(request(), "", reusing)).id != held.id  # not made yet
+    await store.succeed(held, MADE)
+    again = await store.submit(request(), "", reusing)
+    assert (again.id, again.made) == (held.id, MADE)
+    for other, owner in ((request(seeds=(2,)), ""), (request(), "anna")):
+        assert (await store.submit(other, owner, reusing)).id != held.id
+    assert (await store.submit(request(), "")).id != held.id
+
+
+async def test_a_running_job_is_likely_to_take_what_its_progress_says(store: JobStore) -> None:
+    held = await claim_new(store)
+    await store.report(held, "denoise", 0.25)
+    await pass_time(store, held, started_at=held.created_at - 30)
+    seen = await read(store, held)
+    stats = await store.stats()
+    assert stats.eta_of(seen) == pytest.approx(90, abs=15)
+    await store.succeed(held, MADE)
+    assert stats.eta_of(await read(store, held)) is None
