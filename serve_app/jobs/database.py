@@ -95,11 +95,12 @@ def _engine(url: URL, patience: Patience) -> AsyncEngine:
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
     # whatever this server's administrator chose as defaults: a commit is on disk, a statement sees what others
-    # committed before it, and whoever vanished without a word is noticed
+    # committed before it, and nobody is waited for who gave up or vanished without a word
     promised = {
         "application_name": "acestep",
         "synchronous_commit": "on",
         "default_transaction_isolation": "read committed",
+        "statement_timeout": f"{int(patience.answer_s * 1000)}ms",
         "idle_in_transaction_session_timeout": f"{int(patience.stalled_s * 1000)}ms",
         "tcp_keepalives_idle": "10",
         "tcp_keepalives_interval": "5",
@@ -124,17 +125,17 @@ def _engine(url: URL, patience: Patience) -> AsyncEngine:
         try:
             connection.run_async(lambda driver: driver.execute("SELECT 1", timeout=patience.ping_s))
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            connection.run_async(_drop)
             raise InvalidatePoolError from error
 
     event.listen(engine.sync_engine, "checkout", ping)
+    event.listen(engine.sync_engine, "close", _hang_up)
     event.listen(engine.sync_engine, "handle_error", _give_up_after_silence)
     return engine
 
 
-async def _drop(driver: Any) -> None:
-    """Without the goodbye that would be waited for."""
-    driver.terminate()
+def _hang_up(connection: Any, _: object) -> None:
+    """Without the goodbye that a connection which leads nowhere would wait for."""
+    connection.driver_connection.terminate()
 
 
 def _give_up_after_silence(context: ExceptionContext) -> None:

@@ -1,0 +1,118 @@
+"""A network that fails: a TCP proxy before a server that listens on a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from enum import Enum, auto
+from pathlib import Path
+
+CHUNK = 2**16
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: no goodbye
+
+
+class Weather(Enum):
+    FAIR = auto()
+    SLOW = auto()  # a delay each way
+    HALF_OPEN = auto()  # what either side says is swallowed, for ever on connections that were open then
+    CUT = auto()  # connections are reset, new ones refused
+
+
+class Proxy:
+    """`noticed_s`: how long a server keeps a session whose half-open connection its client has given up."""
+
+    def __init__(self, upstream: Path, delay_s: float, noticed_s: float) -> None:
+        self._upstream = upstream
+        self._delay_s = delay_s
+        self._noticed_s = noticed_s
+        self._weather = Weather.FAIR
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._links: dict[asyncio.Task[None], Link] = {}
+
+    def url_of(self, database: str) -> str:
+        return f"postgresql://tester@127.0.0.1:{self._port}/{database}"
+
+    async def change(self, weather: Weather) -> None:
+        self._weather = weather
+        if weather is Weather.CUT:
+            await self.close()
+            return
+        if weather is Weather.HALF_OPEN:
+            for link in self._links.values():
+                link.is_dead = True
+        if self._server is None:
+            await self.open()
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for task in self._links:
+            task.cancel()
+        await asyncio.gather(*self._links, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        link = self._links[task] = Link(writer, is_dead=self._weather is Weather.HALF_OPEN)
+        with suppress(OSError, asyncio.CancelledError):  # the server is not there, or this proxy closes
+            try:
+                await self._join(reader, link)
+            finally:
+                del self._links[task]
+                link.reset()
+
+    async def _join(self, reader: asyncio.StreamReader, link: Link) -> None:
+        there_reader, link.there = await asyncio.open_unix_connection(str(self._upstream))
+        ways = (self._carry(reader, link.there, link), self._carry(there_reader, link.here, link))
+        both = [asyncio.create_task(way) for way in ways]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if link.is_dead:
+                await asyncio.sleep(self._noticed_s)
+        finally:
+            for way in both:
+                way.cancel()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link) -> None:
+        """Until one side is gone."""
+        with suppress(OSError):
+            while data := await reader.read(CHUNK):
+                if self._weather is Weather.SLOW:
+                    await asyncio.sleep(self._delay_s)
+                if not link.is_dead:
+                    writer.write(data)
+                    await writer.drain()
+
+
+class Link:
+    """One connection through the proxy."""
+
+    def __init__(self, here: asyncio.StreamWriter, is_dead: bool) -> None:
+        self.here = here
+        self.there: asyncio.StreamWriter | None = None
+        self.is_dead = is_dead
+
+    def reset(self) -> None:
+        self.here.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.here.transport.abort()
+        if self.there is not None:
+            self.there.transport.abort()
+
+
+@asynccontextmanager
+async def proxied(upstream: Path, delay_s: float = 0.02, noticed_s: float = 10) -> AsyncIterator[Proxy]:
+    proxy = Proxy(upstream, delay_s, noticed_s)
+    await proxy.open()
+    try:
+        yield proxy
+    finally:
+        await proxy.close()
