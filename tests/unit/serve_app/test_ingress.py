@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from ray.serve.exceptions import RayServeException
 
-from models.errors import InvalidRequest, Overloaded, UnknownAdapter, UnknownModel
+from models.errors import InvalidRequest, Overloaded, StoreAway, UnknownAdapter, UnknownModel
 from models.music import MusicRequest
 from serve_app.dialects.desk import Attachments
 from serve_app.ingress import FrontDesk, catalogue_of
 from serve_app.jobs.job import Idempotency, Status, Terms
+from serve_app.jobs.store import JobStore
 from serve_app.settings import AppSettings
 from tests.unit.serve_app.test_intake import wav
 
@@ -148,3 +149,12 @@ async def test_a_repeated_request_is_one_job_and_keeps_its_audio_once(desk: Fron
     again = await desk.submit(cover, "", Attachments(source=song()), terms)
     assert again.id == first.id
     assert [path.name for path in (tmp_path / "uploads").iterdir()] == [f"{first.id}.source"]
+
+
+async def test_a_desk_knows_whether_its_store_answers(desk: FrontDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def is_away(*_: Any) -> None:
+        raise StoreAway("it is away")
+
+    assert await desk.has_store()
+    monkeypatch.setattr(JobStore, "ping", is_away)
+    assert not await desk.has_store()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from models.errors import AceError, InvalidAudio, InvalidRequest, Overloaded, TooLong
+from models.errors import AceError, InvalidAudio, InvalidRequest, Overloaded, StoreAway, TooLong
 from models.music import MusicRequest
 from serve_app import intake
 from serve_app.artifacts import LocalArtifacts, LocalUploads
@@ -216,3 +216,15 @@ async def test_a_sweep_that_fails_is_tried_again(uploads: Path, monkeypatch: pyt
     is_closing.set()
     await sweeping
     assert tries >= 2
+
+
+async def test_audio_of_a_job_that_may_have_been_stored_is_kept(
+    desk: FrontDesk, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose_the_answer(*_: Any) -> None:
+        raise StoreAway("the answer was lost")
+
+    monkeypatch.setattr(JobStore, "submit", lose_the_answer)
+    with pytest.raises(StoreAway):
+        await desk.submit(cover(), "", Attachments(sent(wav())))
+    assert len(files_in(uploads)) == 1
