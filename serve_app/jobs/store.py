@@ -16,7 +16,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from sqlalchemy import ColumnElement, Row, and_, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -98,16 +98,16 @@ class JobStore:
         self._limits = limits
 
     @classmethod
-    async def open(cls, url: str, limits: QueueLimits, patience: Patience = PATIENCE) -> JobStore:
+    async def open(cls, url: str, limits: QueueLimits, patience: Patience = PATIENCE) -> Self:
         """Raises BadDatabase and StoreAway. Any number of processes may open the same database."""
         return cls(await open_database(url, patience), limits)
 
     @classmethod
-    async def open_when_there(cls, url: str, limits: QueueLimits) -> JobStore:
+    async def open_when_there(cls, url: str, limits: QueueLimits, patience: Patience = PATIENCE) -> Self:
         """As `open`, but waits for a database that is away."""
         while True:
             try:
-                return await cls.open(url, limits)
+                return await cls.open(url, limits, patience)
             except StoreAway as error:
                 log.warning("no jobs yet: %s", error)
                 await asyncio.sleep(SECONDS_BETWEEN_OPENINGS)
