@@ -55,32 +55,34 @@ class Proxy:
         if self._server is not None:
             self._server.close()
             self._server = None
-        for task in self._links:
-            task.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
+        for link in self._links.values():
+            link.is_over.set()
+        await asyncio.gather(*self._links)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         link = self._links[task] = Link(writer, is_dead=self._weather is Weather.HALF_OPEN)
-        with suppress(OSError, asyncio.CancelledError):  # the server is not there, or this proxy closes
-            try:
+        try:
+            if self._server is not None:  # it may have been closed since
                 await self._join(reader, link)
-            finally:
-                del self._links[task]
-                link.reset()
+        except OSError:
+            pass  # the server is not there
+        finally:
+            del self._links[task]
+            await link.reset()
 
     async def _join(self, reader: asyncio.StreamReader, link: Link) -> None:
         there_reader, link.there = await asyncio.open_unix_connection(str(self._upstream))
         ways = (self._carry(reader, link.there, link), self._carry(there_reader, link.here, link))
         both = [asyncio.create_task(way) for way in ways]
-        try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if link.is_dead:
-                await asyncio.sleep(self._noticed_s)
-        finally:
-            for way in both:
-                way.cancel()
+        over = asyncio.create_task(link.is_over.wait())
+        await asyncio.wait([*both, over], return_when=asyncio.FIRST_COMPLETED)
+        if link.is_dead:
+            await asyncio.wait([over], timeout=self._noticed_s)
+        for task in (*both, over):
+            task.cancel()
+        await asyncio.wait([*both, over])
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link) -> None:
         """Until one side is gone."""
@@ -100,12 +102,15 @@ class Link:
         self.here = here
         self.there: asyncio.StreamWriter | None = None
         self.is_dead = is_dead
+        self.is_over = asyncio.Event()
 
-    def reset(self) -> None:
+    async def reset(self) -> None:
         self.here.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.here.transport.abort()
-        if self.there is not None:
-            self.there.transport.abort()
+        for writer in (self.here, self.there):
+            if writer is not None:
+                writer.transport.abort()
+                with suppress(OSError):
+                    await writer.wait_closed()
 
 
 @asynccontextmanager

@@ -30,7 +30,7 @@ from tests.unit.serve_app.jobs.promises import broken_counts, rows_of
 from tests.unit.serve_app.jobs.working import LIMITS, TURBO, Diary, work
 
 ROOT = Path(__file__).resolve().parents[4]
-BRISK = Pace(jobs=4, lease_s=3, poll_s=0.05, hinted_poll_s=0.2, heartbeat_s=0.1, away_s=0.05)
+BRISK = Pace(jobs=4, lease_s=1.5, poll_s=0.1, hinted_poll_s=0.3, heartbeat_s=0.4, away_s=0.1)
 QUICK = Patience(ping_s=0.1, connect_s=0.3, answer_s=0.4, stalled_s=0.2)
 NOTES_OF_ENDS = (
     "CREATE TABLE ends (job bigint, status text)",
@@ -122,7 +122,7 @@ async def test_every_job_ends_once_though_the_network_fails(near: JobStore, post
         far = await JobStore.open(url, LIMITS, QUICK)
         working = [asyncio.create_task(work(url, tmp_path, name, BRISK, 0.05, QUICK)) for name in ("first", "second")]
         changing = asyncio.create_task(change_weather(proxy, Random(5), longest_s=0.5))
-        ids = await submit_all(far, jobs=60, over_s=1.5)
+        ids = await submit_all(far, jobs=60, over_s=2)
         await stop(changing)
         await proxy.change(Weather.FAIR)
         await all_ended(near, 60)
