@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
 
@@ -18,7 +18,7 @@ class Weather(Enum):
     FAIR = auto()
     SLOW = auto()  # a delay each way
     HALF_OPEN = auto()  # what either side says is swallowed, for ever on connections that were open then
-    CUT = auto()  # connections are reset, new ones refused
+    CUT = auto()  # connections are reset, and so are new ones
 
 
 class Proxy:
@@ -29,7 +29,6 @@ class Proxy:
         self._delay_s = delay_s
         self._noticed_s = noticed_s
         self._weather = Weather.FAIR
-        self._server: asyncio.Server | None = None
         self._port = 0
         self._links: dict[asyncio.Task[None], Link] = {}
 
@@ -38,33 +37,30 @@ class Proxy:
 
     async def change(self, weather: Weather) -> None:
         self._weather = weather
-        if weather is Weather.CUT:
-            await self.close()
-            return
-        if weather is Weather.HALF_OPEN:
-            for link in self._links.values():
-                link.is_dead = True
-        if self._server is None:
-            await self.open()
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
-
-    async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
         for link in self._links.values():
-            link.is_over.set()
-        await asyncio.gather(*self._links)
+            if weather is Weather.HALF_OPEN:
+                link.is_dead = True
+            if weather is Weather.CUT:
+                link.is_over.set()
+        if weather is Weather.CUT:
+            await asyncio.gather(*self._links)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Proxy]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            await self.change(Weather.CUT)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         link = self._links[task] = Link(writer, is_dead=self._weather is Weather.HALF_OPEN)
         try:
-            if self._server is not None:  # it may have been closed since
+            if self._weather is not Weather.CUT:
                 await self._join(reader, link)
         except OSError:
             pass  # the server is not there
@@ -105,7 +101,8 @@ class Link:
         self.is_over = asyncio.Event()
 
     async def reset(self) -> None:
-        self.here.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        with suppress(OSError):
+            self.here.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         for writer in (self.here, self.there):
             if writer is not None:
                 writer.transport.abort()
@@ -113,11 +110,5 @@ class Link:
                     await writer.wait_closed()
 
 
-@asynccontextmanager
-async def proxied(upstream: Path, delay_s: float = 0.02, noticed_s: float = 10) -> AsyncIterator[Proxy]:
-    proxy = Proxy(upstream, delay_s, noticed_s)
-    await proxy.open()
-    try:
-        yield proxy
-    finally:
-        await proxy.close()
+def proxied(upstream: Path, delay_s: float = 0.02, noticed_s: float = 10) -> AbstractAsyncContextManager[Proxy]:
+    return Proxy(upstream, delay_s, noticed_s).opened()

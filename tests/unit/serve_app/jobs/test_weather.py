@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -110,23 +109,25 @@ async def check(near: JobStore, url: str, ids: dict[int, str], folder: Path) -> 
     return Counter(row.status for row in rows.values())
 
 
-async def stop(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+@asynccontextmanager
+async def beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs them as long as the block; none of them may fail meanwhile."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each) for each in works]
+        yield
+        for task in tasks:
+            task.cancel()
 
 
 async def test_every_job_ends_once_though_the_network_fails(near: JobStore, postgres: Postgres, tmp_path: Path) -> None:
-    async with proxied(postgres.socket, delay_s=0.005, noticed_s=0.5) as proxy:
+    async with asyncio.timeout(100), proxied(postgres.socket, delay_s=0.005, noticed_s=0.5) as proxy:
         url = proxy.url_of("weather")
         far = await JobStore.open(url, LIMITS, QUICK)
-        working = [asyncio.create_task(work(url, tmp_path, name, BRISK, 0.05, QUICK)) for name in ("first", "second")]
-        changing = asyncio.create_task(change_weather(proxy, Random(5), longest_s=0.5))
-        ids = await submit_all(far, jobs=60, over_s=2)
-        await stop(changing)
-        await proxy.change(Weather.FAIR)
-        await all_ended(near, 60)
-        await asyncio.gather(*map(stop, working))
+        async with beside(*(work(url, tmp_path, name, BRISK, 0.05, QUICK) for name in ("first", "second"))):
+            async with beside(change_weather(proxy, Random(5), longest_s=0.5)):
+                ids = await submit_all(far, jobs=60, over_s=2)
+            await proxy.change(Weather.FAIR)
+            await all_ended(near, 60)
         await far.close()
     ended = await check(near, postgres.url_of("weather"), ids, tmp_path)
     assert ended[Status.SUCCEEDED] > 50
@@ -136,13 +137,12 @@ async def test_every_job_ends_once_though_the_network_fails(near: JobStore, post
 async def conductors(url: str, folder: Path, random: Random, every_s: float) -> AsyncIterator[None]:
     """Two processes, one of which is killed and replaced now and then."""
     names = map(str, itertools.count())
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     async def begin() -> asyncio.subprocess.Process:
         module = ("-m", "tests.unit.serve_app.jobs.working")
         with (folder / "log").open("ab") as log:
             return await asyncio.create_subprocess_exec(
-                sys.executable, *module, url, str(folder), next(names), cwd=ROOT, env=environment, stderr=log
+                sys.executable, *module, url, str(folder), next(names), cwd=ROOT, stderr=log
             )
 
     async def kill_now_and_then() -> None:
@@ -154,11 +154,10 @@ async def conductors(url: str, folder: Path, random: Random, every_s: float) -> 
             running.append(await begin())
 
     running = [await begin(), await begin()]
-    killing = asyncio.create_task(kill_now_and_then())
     try:
-        yield
+        async with beside(kill_now_and_then()):
+            yield
     finally:
-        await stop(killing)
         for process in running:
             process.kill()
             await process.wait()
@@ -170,14 +169,12 @@ async def test_a_thousand_jobs_end_once_each_though_the_network_fails_and_conduc
     near: JobStore, postgres: Postgres, tmp_path: Path
 ) -> None:
     random = Random(7)
-    async with proxied(postgres.socket) as proxy:
+    async with asyncio.timeout(1100), proxied(postgres.socket) as proxy:
         url = proxy.url_of("weather")
         far = await JobStore.open(url, LIMITS)
-        async with conductors(url, tmp_path, random, every_s=30):
-            changing = asyncio.create_task(change_weather(proxy, random, longest_s=10))
+        async with conductors(url, tmp_path, random, every_s=30), beside(change_weather(proxy, random, longest_s=10)):
             ids = await submit_all(far, jobs=1000, over_s=150)
             await all_ended(near, 1000)
-            await stop(changing)
         await far.close()
     ended = await check(near, postgres.url_of("weather"), ids, tmp_path)
     assert ended[Status.SUCCEEDED] > 950
