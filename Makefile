@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test long e2e check format lock clean
+.PHONY: help setup serve test long fuzz e2e chaos check format openapi lock clean
 PY := .venv/bin/python
 
 help: ## this list
@@ -12,7 +12,7 @@ serve: setup ## the server, at port 8001
 	@$(PY) -m serve_app.serve
 
 test: setup ## every test: plain Python first, then a real vLLM, then a real Ray Serve
-	@$(PY) -m pytest -n auto -m "not vllm and not ray and not long" && $(PY) -m pytest -m "vllm and not ray" && $(PY) -m pytest -m ray
+	@$(PY) -m pytest -n auto -m "not vllm and not ray and not long and not chaos" && $(PY) -m pytest -m "vllm and not ray" && $(PY) -m pytest -m ray
 
 long: setup ## tests that take minutes: the job store killed between any two statements, thousands of times
 	@$(PY) -m pytest -m long
@@ -20,11 +20,17 @@ long: setup ## tests that take minutes: the job store killed between any two sta
 e2e: setup ## only the tests that start Ray Serve
 	@$(PY) -m pytest -m ray
 
+chaos: setup ## kill -9 of every part of a server in use, one after the other; prints what came of it
+	@$(PY) -m pytest -m chaos
+
 check: setup ## format, lint, types, import rules
 	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy && .venv/bin/lint-imports
 
 format: setup ## rewrites the code in its one format
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
+
+openapi: setup ## docs/openapi.json, from the code
+	@$(PY) -m tests.contract.write_openapi
 
 lock: setup ## pyproject.toml resolved into requirements/*.txt; ARGS=--upgrade for newer versions
 	@scripts/lock.sh $(ARGS)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Resolves pyproject.toml into requirements/cpu.txt and requirements/gpu.txt; pins already there stay where they can.
+# Resolves pyproject.toml into requirements/cpu.txt and gpu.txt, and what of them serves into cpu-serve.txt and
+# gpu-serve.txt; pins already there stay where they can.
 # Arguments go to uv, as in: make lock ARGS=--upgrade
 #
 #   UV_FIND_LINKS=...  a folder with the CPU wheel of torch, for machines that cannot reach PyTorch's own index
@@ -9,8 +10,11 @@ cd "$(dirname "$0")/.."
 lock() {
   local accel=$1
   shift
-  .venv/bin/uv pip compile pyproject.toml --extra "$accel" --extra test --python-version 3.11 \
-    --quiet --no-header --no-annotate --output-file "requirements/$accel.txt" "$@"
+  compile=(.venv/bin/uv pip compile pyproject.toml --extra "$accel" --python-version 3.11 --quiet --no-header --no-annotate)
+  "${compile[@]}" --extra test --output-file "requirements/$accel.txt" "$@"
+  # the same without the tests, for an image; what it finds in its output it keeps
+  cp "requirements/$accel.txt" "requirements/$accel-serve.txt"
+  "${compile[@]}" --constraint "requirements/$accel.txt" --output-file "requirements/$accel-serve.txt" "$@"
 }
 
 cpu_torch=(--torch-backend=cpu)

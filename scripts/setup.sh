@@ -2,6 +2,7 @@
 # Makes .venv from the pinned list of this machine's kind. Run again, it finds its stamp and changes nothing.
 #
 #   ACCEL=cpu|gpu      instead of asking whether an NVIDIA GPU answers
+#   LIST=...           instead of requirements/cpu.txt or gpu.txt, as for an image without the tests
 #   PYTHON=...         instead of python3.11
 #   PIP_FIND_LINKS=... a folder with the CPU wheel of torch, for machines that cannot reach PyTorch's own index
 set -euo pipefail
@@ -20,7 +21,7 @@ if [ -z "$accel" ]; then
 fi
 case $accel in cpu | gpu) ;; *) die "ACCEL is '$accel'; allowed: cpu, gpu" ;; esac
 
-list=requirements/$accel.txt
+list=${LIST:-requirements/$accel.txt}
 home="$accel in $PWD"
 stamp="$home from $(sha256sum <"$list")"
 is_done() { [ "$(cat .venv/installed 2>/dev/null)" = "$stamp" ]; }

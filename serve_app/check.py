@@ -1,21 +1,23 @@
-"""Checks Serve config files more strictly than Serve, which lets unknown keys pass: `python -m serve_app.check FILE`"""
+"""Checks Serve config files and RayService manifests more strictly than Serve, which lets unknown keys pass."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from ray.serve import Application
-from ray.serve._private.build_app import build_app as walk_graph  # Serve's own, there is no public one
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from models.errors import AceError
-from serve_app.app import graph
+from serve_app.manifest import fit_faults, operator_faults, schema_faults, schema_of
+from serve_app.placement import fits, least_shares, placement_faults
 from serve_app.settings import AppSettings
 
 IMPORT_PATH = "serve_app.app:build_app"
@@ -28,26 +30,65 @@ class BadConfig(AceError):
     is_public = True
 
 
-def check_file(path: Path) -> None:
-    """Raises BadConfig with every fault: unknown keys anywhere, values out of range, deployments that do not exist."""
-    faults = list(faults_of(path))
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What is known of where a file is to run. `crd`: KubeRay's definition of a RayService; `gpus`: of all hosts."""
+
+    crd: Path | None = None
+    gpus: int | None = None
+
+
+def check_file(path: Path, given: Given = Given()) -> None:
+    """Raises BadConfig with every fault: unknown keys anywhere, values out of range, deployments that do not exist,
+    shares that fit nowhere; of a RayService, also what KubeRay refuses."""
+    faults = list(faults_of(path, given))
     if faults:
         raise BadConfig("\n".join(f"{path}: {fault}" for fault in faults))
 
 
-def faults_of(path: Path) -> Iterator[str]:
+def faults_of(path: Path, given: Given) -> Iterator[str]:
     try:
-        content = yaml.safe_load(path.read_text())
-        schema = ServeDeploySchema.model_validate(content)
+        content = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
     except (OSError, yaml.YAMLError) as error:
         yield str(error)
         return
+    if isinstance(content, dict) and content.get("kind") == "RayService":
+        yield from manifest_faults(content, given)
+    else:
+        yield from config_faults(content, given)
+
+
+def manifest_faults(content: dict[str, Any], given: Given) -> Iterator[str]:
+    if given.crd is not None:
+        version = str(content.get("apiVersion", "")).rpartition("/")[2]
+        faults = list(schema_faults(content, schema_of(given.crd, version)))
+        if faults:
+            yield from faults
+            return  # the rest reads what the schema promises
+    yield from operator_faults(content)
+    try:
+        inner = yaml.safe_load(content["spec"]["serveConfigV2"])
+    except (KeyError, TypeError, yaml.YAMLError) as error:
+        yield f"spec.serveConfigV2 cannot be read: {error!r}"
+        return
+    faults = list(config_faults(inner, given))
+    yield from (f"serveConfigV2: {fault}" for fault in faults)
+    if not faults:
+        yield from fit_faults(content, ServeDeploySchema.model_validate(inner))
+
+
+def config_faults(content: object, given: Given) -> Iterator[str]:
+    try:
+        schema = ServeDeploySchema.model_validate(content)
     except ValidationError as error:
         yield from told(error)
         return
     yield from unknown_keys(content, ServeDeploySchema)
     for application in schema.applications:
         yield from application_faults(application)
+    shares = least_shares([one for application in schema.applications for one in application.deployments])
+    if given.gpus is not None and not fits(shares, given.gpus):
+        yield f"replicas with GPU shares {', '.join(f'{share:g}' for share in shares)} do not fit on {given.gpus} GPUs"
 
 
 def application_faults(application: ServeApplicationSchema) -> Iterator[str]:
@@ -55,22 +96,18 @@ def application_faults(application: ServeApplicationSchema) -> Iterator[str]:
         yield f"import_path is {application.import_path!r}; this project's is {IMPORT_PATH!r}"
         return
     try:
-        built = graph(AppSettings.model_validate(application.args))
+        settings = AppSettings.model_validate(application.args)
     except ValidationError as error:
         yield from (f"args: {fault}" for fault in told(error))
         return
     except AceError as error:
         yield f"args: {error}"
         return
-    known = deployment_names(built)
-    for deployment in application.deployments:
-        if deployment.name not in known:
-            yield f"deployments: {deployment.name!r} is not in the graph of these args: {', '.join(sorted(known))}"
-
-
-def deployment_names(application: Application) -> set[str]:
-    """Names of every deployment bound into an application."""
-    return {deployment.name for deployment in walk_graph(application, name="check").deployments}
+    for one in application.deployments:
+        if one.name not in settings.deployments:
+            allowed = ", ".join(settings.deployments)
+            yield f"deployments: {one.name!r} is not in the graph of these args: {allowed}"
+    yield from placement_faults(application.deployments, settings)
 
 
 def unknown_keys(content: object, model: type[BaseModel], where: str = "") -> Iterator[str]:
@@ -104,11 +141,18 @@ def told(error: ValidationError) -> Iterator[str]:
         yield f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}, seen {fault['input']!r}"
 
 
-def main(paths: list[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m serve_app.check", description=__doc__)
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="a Serve config file or RayService manifest"
+    )
+    parser.add_argument("--crd", type=Path, help="KubeRay's ray.io_rayservices.yaml, which a RayService must follow")
+    parser.add_argument("--gpus", type=int, help="how many GPUs there are; all replicas must find room on them")
+    told = parser.parse_args(arguments)
     status = 0
-    for path in paths:
+    for path in told.files:
         try:
-            check_file(Path(path))
+            check_file(path, Given(told.crd, told.gpus))
         except BadConfig as error:
             sys.stderr.write(f"{error}\n")
             status = 1
@@ -118,4 +162,4 @@ def main(paths: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -3,102 +3,113 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
-from models.errors import AceError, Overloaded, RequestError, StoreAway
+from models.errors import Overloaded, RequestError, StoreAway
+from serve_app.artifacts.face import StorageFailed
 from serve_app.dialects import release_task
-from serve_app.dialects.access import Access, Unauthorized
+from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
 from serve_app.dialects.desk import Desk
+from serve_app.dialects.openrouter.errors import OpenAiErrors
+from serve_app.dialects.openrouter.routes import routes as openrouter_routes
+from serve_app.dialects.openrouter.speech import routes as speech_routes
 from serve_app.dialects.replies import refusal
+from serve_app.keys import Keyring
+from serve_app.middleware import AnswerFaults, BodyLimits, CheckHead, LimitBody, NameRequests
+from serve_app.openapi import complete
 
 log = logging.getLogger(__name__)
 
+STORE_RETRY_AFTER_S = 5  # a guess: until the job database is back
+STORAGE_RETRY_AFTER_S = 60  # a guess: until somebody made room, or the store is back
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-AWAY_FOR_S = 5  # what a caller is told of a database that cannot be asked when it will be back
+LONGEST_COMPLAINT = 2000  # characters
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeOptions:
-    """`cors_origins` are allowed besides pages of this machine and files opened in a browser."""
+    """Pages of this machine, and files opened in a browser, may call only a server that `is_local`, which nobody else
+    can reach, and that needs no key; otherwise those of `cors_origins` may.
 
-    keys: tuple[str, ...] = ()
+    `generation_timeout_s`: how long a caller waits in the request itself, before the job is withdrawn.
+    """
+
+    keyring: Keyring = field(default_factory=Keyring)
     cors_origins: tuple[str, ...] = ()
-    max_body_bytes: int = 64 * 2**20
-    max_upload_bytes: int = 256 * 2**20  # of a body with files, which does not stay in memory
+    is_local: bool = True
+    body: BodyLimits = field(default_factory=BodyLimits)
+    tells_request_id: bool = True  # not behind a proxy that does
+    generation_timeout_s: float = 600.0
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
-    app = FastAPI(title="ACE-Step server", version="1.0", lifespan=lifespan)
-    app.include_router(release_task.routes(desk, Access(options.keys)))
-    app.add_middleware(LimitBody, max_bytes=options.max_body_bytes, max_upload_bytes=options.max_upload_bytes)
+    app = FastAPIOffline(redoc_url=None, title="ACE-Step server", version="1.0", lifespan=lifespan)
+    access = Access(options.keyring)
+    app.include_router(release_task.routes(desk, access))
+    app.include_router(openrouter_routes(desk, access, options.generation_timeout_s))
+    app.include_router(speech_routes(desk, access, options.generation_timeout_s))
+    _add_middleware(app, options)
+    _add_refusals(app, desk)
+    complete(app)
+    return app
+
+
+def _add_middleware(app: FastAPI, options: EdgeOptions) -> None:
+    """From the inside to the outside."""
+    app.add_middleware(AnswerFaults, refuse=_refuse)
+    app.add_middleware(LimitBody, refuse=_refuse, limits=options.body)
+    app.add_middleware(CheckHead, refuse=_refuse, keyring=options.keyring)
+    app.add_middleware(OpenAiErrors)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=options.cors_origins,
-        allow_origin_regex=LOCAL_ORIGINS,
+        allow_origin_regex=LOCAL_ORIGINS if options.is_local and options.keyring.is_open else None,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["Content-Range", "Accept-Ranges", "ETag", "Retry-After"],
+        expose_headers=["Content-Range", "Accept-Ranges", "ETag", "Location", "Retry-After", "X-Request-ID"],
     )
+    app.add_middleware(NameRequests, tells=options.tells_request_id)
 
+
+def _add_refusals(app: FastAPI, desk: Desk) -> None:
     async def refuse_overloaded(_: Request, error: Exception) -> JSONResponse:
         try:
-            retry_after_s = await desk.retry_after_s()
+            retry_after_s = error.retry_after_s if isinstance(error, TooManyRequests) else await desk.retry_after_s()
         except StoreAway:
-            retry_after_s = AWAY_FOR_S
+            retry_after_s = STORE_RETRY_AFTER_S
         return refusal(429, str(error), {"Retry-After": str(retry_after_s)})
 
     app.add_exception_handler(Overloaded, refuse_overloaded)
     app.add_exception_handler(StoreAway, _refuse_away)
+    app.add_exception_handler(StorageFailed, _refuse_storage)
     app.add_exception_handler(Unauthorized, _refuse_unauthorized)
+    app.add_exception_handler(Forbidden, _refuse_forbidden)
     app.add_exception_handler(RequestError, _refuse_request)
     app.add_exception_handler(StarletteHTTPException, _refuse_http)
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
-    app.add_exception_handler(Exception, _refuse_unexpected)
-    return app
 
 
-class LimitBody:
-    """Refuses a body that is or grows too large with 413, before more of it is in memory or, with files, on disk."""
+def _refuse(_: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """What is refused before a dialect is asked."""
+    return refusal(status, detail, headers)
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-        self._max_upload_bytes = max_upload_bytes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        has_files = headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data")
-        most = self._max_upload_bytes if has_files else self._max_bytes
-        complaint = f"the request body is larger than {most} bytes"
-        announced = headers.get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > most:
-            await refusal(413, complaint)(scope, receive, send)
-            return
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > most:
-                raise HTTPException(413, complaint)
-            return message
-
-        await self._app(scope, counted, send)
+async def _refuse_storage(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, StorageFailed)
+    log.error("audio could not be stored or read: %s", error)
+    return refusal(503, error.public_message, {"Retry-After": str(STORAGE_RETRY_AFTER_S)})
 
 
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:
@@ -107,11 +118,21 @@ async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:
 
 async def _refuse_away(request: Request, error: Exception) -> JSONResponse:
     log.warning("%s %s: %s: %s", request.method, request.url.path, error, error.__cause__)
-    return refusal(503, str(error), {"Retry-After": str(AWAY_FOR_S)})
+    return refusal(503, str(error), {"Retry-After": str(STORE_RETRY_AFTER_S)})
+
+
+async def _refuse_forbidden(_: Request, error: Exception) -> JSONResponse:
+    return refusal(403, str(error))
 
 
 async def _refuse_request(_: Request, error: Exception) -> JSONResponse:
-    return refusal(400, str(error))
+    return refusal(400, _shortened(str(error)))
+
+
+def _shortened(complaint: str) -> str:
+    """It may quote all that was sent, and says at its end what is allowed."""
+    half = LONGEST_COMPLAINT // 2
+    return complaint if len(complaint) <= LONGEST_COMPLAINT else f"{complaint[:half]}…{complaint[-half:]}"
 
 
 async def _refuse_http(_: Request, error: Exception) -> JSONResponse:
@@ -123,10 +144,3 @@ async def _refuse_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     faults: list[dict[str, Any]] = [{key: fault[key] for key in ("loc", "msg", "type")} for fault in error.errors()]
     return refusal(422, faults)
-
-
-async def _refuse_unexpected(request: Request, error: Exception) -> JSONResponse:
-    """The reason stays in the log."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    public = isinstance(error, AceError) and error.is_public
-    return refusal(500, str(error) if public else "Internal Server Error")

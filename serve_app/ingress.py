@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import uuid
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -19,14 +20,19 @@ from models.checkpoints import adapter_named, check_request, variant_named
 from models.errors import InvalidRequest, Overloaded, RequestError, StoreAway, UnknownModel
 from models.music import MusicRequest
 from models.pipeline import needs_lm
-from serve_app.artifacts import LocalArtifacts, LocalUploads
-from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, TrackFile
+from serve_app.artifacts.place import artifacts_of
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, TrackFile, Upload
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.jobs.watching import Watch
-from serve_app.settings import AppSettings, read_api_keys
+from serve_app.keys import Keyring
+from serve_app.listening import is_loopback, listening_host, refuse_open
+from serve_app.logs import log_with_serve
+from serve_app.middleware import BodyLimits
+from serve_app.settings import AppSettings, keyring_of
+from serve_app.webhooks import WebhookGate
 
 STORE_ANSWERS_WITHIN_S = 2.0
 
@@ -52,12 +58,14 @@ def catalogue_of(settings: AppSettings) -> Catalogue:
 class FrontDesk:
     """The desk of one ingress replica, over the shared store."""
 
-    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
+    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any], keyring: Keyring | None = None) -> None:
         self.catalogue = catalogue_of(settings)
         self._settings = settings
+        self._keyring = keyring or Keyring()
         self._conductor = conductor
-        self._artifacts = LocalArtifacts(settings.audio_folder)
-        self._intake = Intake(LocalUploads(settings.uploads_folder), self._artifacts)
+        self._artifacts = artifacts_of(settings)
+        self._intake = Intake(self._artifacts)
+        self._webhooks = WebhookGate(settings.webhooks)
         self._store: JobStore | None = None
         self._watch: Watch | None = None
 
@@ -69,13 +77,13 @@ class FrontDesk:
         )
         self._watch = Watch(self._store)
         is_closing = asyncio.Event()
-        sweeping = asyncio.create_task(self._intake.keep_swept(self._store.known, is_closing))
+        refreshing = asyncio.create_task(self._keyring.keep_fresh(is_closing))
         try:
             yield
         finally:
             is_closing.set()
             await self._watch.close()
-            await sweeping
+            await refreshing
             await self._store.close()
 
     @property
@@ -93,10 +101,12 @@ class FrontDesk:
     ) -> Job:
         id_ = str(uuid.uuid4())
         request = with_audio(request, attached, id_)
+        if terms.webhook is not None:
+            self._webhooks.check(terms.webhook)
         await self._check(request)
-        await self._intake.take(request, attached)
+        await self._intake.take(request, attached, owner)
         try:
-            job = await self.store.submit(request, owner, terms, id_)
+            job = await self.store.submit(request, owner, terms, id_, self._keyring.max_jobs_of(owner))
         except (RequestError, Overloaded):  # after any other error it may be stored, and the sweep will tell
             await self._intake.drop(request)
             raise
@@ -122,9 +132,12 @@ class FrontDesk:
             yield event
 
     async def wait(self, id_: str, owner: str, within_s: float) -> Job | None:
+        (job,) = await self.store.get([id_], owner)
+        if job is None or job.status.is_final:
+            return job
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                async for _ in self.watch(id_, owner):
+                async for _ in self.watch(id_, owner, job.events):
                     pass
         (job,) = await self.store.get([id_], owner)
         return job
@@ -145,6 +158,9 @@ class FrontDesk:
         except (StoreAway, TimeoutError):
             return False
         return True
+
+    async def keep_upload(self, content: AsyncIterable[bytes], owner: str) -> Upload:
+        return await self._intake.upload(content, owner)
 
     async def open_track(self, ref: str) -> TrackFile | None:
         return await self._artifacts.open(ref)
@@ -169,8 +185,12 @@ class Ingress:
     """The replica: a FastAPI application built where it runs, so that nothing of it has to be pickled."""
 
     def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
+        log_with_serve()
         self._settings = settings
-        self._desk = FrontDesk(settings, conductor)
+        self._keyring = keyring_of(settings.api)
+        self._host = listening_host()
+        refuse_open(self._host, settings.api)
+        self._desk = FrontDesk(settings, conductor, self._keyring)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         @asynccontextmanager
@@ -179,23 +199,44 @@ class Ingress:
                 yield
 
         api = self._settings.api
-        limits = (api.max_body_mib * 2**20, api.max_upload_mib * 2**20)
-        options = EdgeOptions(read_api_keys(api), api.cors_origins, *limits)
+        body = BodyLimits(api.max_body_mib * 2**20, api.max_upload_mib * 2**20, api.max_bodies_mib * 2**20)
+        options = EdgeOptions(
+            self._keyring,
+            api.cors_origins,
+            is_loopback(self._host),
+            body,
+            tells_request_id=False,
+            generation_timeout_s=api.generation_timeout_s,
+        )
         app = build_api(self._desk, options, open_desk)
         app.add_api_route("/livez", say_alive)
-        app.add_api_route("/readyz", self._tell_readiness, response_model=None)
+        app.add_api_route("/readyz", self.tell_readiness, response_model=None)
         return app
 
-    async def _tell_readiness(self) -> JSONResponse:
+    async def tell_readiness(self) -> JSONResponse:
         """200 once every deployment of this application is healthy and the job database answers, else 503; either way,
-        part by part."""
-        status, has_store = await asyncio.gather(asyncio.to_thread(serve.status), self._desk.has_store())
+        part by part. What still works and will not for long is a warning."""
+        status, warnings, has_store = await asyncio.gather(
+            asyncio.to_thread(serve.status), asyncio.to_thread(warnings_of_disk, self._settings), self._desk.has_store()
+        )
         application = status.applications[serve.get_replica_context().app_name]
         components = {name: str(deployment.status.value) for name, deployment in application.deployments.items()}
         components["database"] = "HEALTHY" if has_store else "AWAY"
         is_ready = all(state == "HEALTHY" for state in components.values())
-        return JSONResponse({"ready": is_ready, "components": components}, 200 if is_ready else 503)
+        body = {"ready": is_ready, "components": components, "warnings": warnings}
+        return JSONResponse(body, 200 if is_ready else 503)
 
 
 async def say_alive() -> dict[str, str]:
     return {"status": "alive"}
+
+
+def warnings_of_disk(settings: AppSettings) -> list[str]:
+    """Of the disk that holds the jobs, or the audio, or both. For anybody's eyes; blocks."""
+    if settings.artifacts is not None and not settings.database_url.startswith("sqlite"):
+        return []
+    disk = shutil.disk_usage(settings.data_folder)
+    share = disk.used / (disk.used + disk.free)  # as `df` has it: what is reserved for root is neither
+    if share <= settings.disk_high_water:
+        return []
+    return [f"the disk of the data folder is {share:.0%} full; above {settings.disk_high_water:.0%} is a warning"]

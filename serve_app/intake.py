@@ -1,49 +1,47 @@
-"""Callers' audio: on disk and found fit for use before its job is, gone when its job is gone or never was."""
+"""Callers' audio: stored and found fit for use before its job is."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import re
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from models.editing import source_of, window_of
 from models.errors import InvalidRequest, RequestError
 from models.music import SAMPLE_RATE, MusicRequest
-from models.source_audio import AudioLimits, examine_in_subprocess
-from serve_app.artifacts import LocalArtifacts, LocalUploads
-from serve_app.dialects.desk import Attached, Attachments
+from models.source_audio import AudioInfo, AudioLimits, examine_in_subprocess
+from serve_app.artifacts.face import Artifacts, Kind, StorageFailed, upload_of
+from serve_app.dialects.desk import Attached, Attachments, Upload
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 EXAMINED_AT_ONCE = 2  # files; each takes up to a few CPU seconds
-SETTLED_AFTER_S = 3600.0  # by then a job is stored, or it is none
-SWEPT_EVERY_S = 3600.0
-
-Known = Callable[[Sequence[str]], Awaitable[set[str]]]  # job ids -> those that there are
+UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Intake:
-    def __init__(self, uploads: LocalUploads, tracks: LocalArtifacts) -> None:
-        self._uploads = uploads
-        self._tracks = tracks
+    def __init__(self, artifacts: Artifacts) -> None:
+        self._artifacts = artifacts
         self._limits = AudioLimits()
         self._examiners = ThreadPoolExecutor(EXAMINED_AT_ONCE, "examine")  # a caller who leaves frees no thread
 
-    async def take(self, request: MusicRequest, attached: Attachments) -> None:
+    async def take(self, request: MusicRequest, attached: Attachments, owner: str) -> None:
         """Keeps the audio of a request that `with_audio` made. Raises RequestError for what no song can be made from,
         and StorageFailed; keeps nothing then."""
         try:
             if request.src_audio is not None and attached.source is not None:
                 with _told_of("source audio"):
-                    samples = await self._keep(request.src_audio, attached.source)
+                    info = await self._keep(request.src_audio, attached.source, owner)
                     if source_of(request) is not None:
-                        window_of(request).on(samples)
+                        window_of(request).on(round((info.seconds or 0.0) * SAMPLE_RATE))
             if request.reference_audio is not None and attached.reference is not None:
                 with _told_of("reference audio"):
-                    await self._keep(request.reference_audio, attached.reference)
+                    await self._keep(request.reference_audio, attached.reference, owner)
         except BaseException:
             await self.drop(request)
             raise
@@ -51,39 +49,71 @@ class Intake:
     async def drop(self, request: MusicRequest) -> None:
         """Deletes the audio of a request that became no job."""
         refs = [ref for ref in (request.src_audio, request.reference_audio) if ref is not None]
-        await asyncio.to_thread(self._uploads.delete, refs)
+        await asyncio.to_thread(self._artifacts.delete, refs)
 
-    async def sweep(self, known: Known) -> None:
-        """Deletes audio whose job is gone or was never stored."""
-        by_job = await asyncio.to_thread(self._uploads.older_than, SETTLED_AFTER_S)
-        living = await known(list(by_job))
-        refs = [ref for job, refs in by_job.items() if job not in living for ref in refs]
-        await asyncio.to_thread(self._uploads.delete, refs)
+    async def upload(self, content: AsyncIterable[bytes], owner: str) -> Upload:
+        """Keeps audio that no job is made from yet. Raises RequestError and StorageFailed; keeps nothing then."""
+        id_ = secrets.token_hex(16)
+        info, size = await self._receive(upload_of(id_, owner), content)
+        return Upload(id_, info.seconds or 0.0, info.sample_rate, info.channels, size)
 
-    async def keep_swept(self, known: Known, is_closing: asyncio.Event) -> None:
-        """Sweeps at once and every hour. To be ended by the event: a question to the database is not left hanging."""
-        while not is_closing.is_set():
-            try:
-                await self.sweep(known)
-            except Exception:  # whatever the database or the disk raises; the next time may be better
-                log.exception("could not delete audio that has no job")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(is_closing.wait(), SWEPT_EVERY_S)
-
-    async def _keep(self, ref: str, attached: Attached) -> int:
-        """How many samples there are, at our rate."""
-        path = await self._stored(ref, attached)
-        loop = asyncio.get_running_loop()
-        info = await loop.run_in_executor(self._examiners, examine_in_subprocess, path, self._limits)
-        return round((info.seconds or 0.0) * SAMPLE_RATE)
-
-    async def _stored(self, ref: str, attached: Attached) -> Path:
+    async def _keep(self, ref: str, attached: Attached, owner: str) -> AudioInfo:
         if not isinstance(attached, str):
-            return await self._uploads.receive(ref, attached)
-        track = await self._tracks.open(attached)
-        if track is None:
-            raise InvalidRequest(f"no finished track of this server is called {attached!r}")
-        return await asyncio.to_thread(self._uploads.link, ref, track)
+            info, _ = await self._receive(ref, attached)
+            return info
+        kept_as = upload_of(attached, owner) if UPLOAD_ID.fullmatch(attached) else attached
+        is_id = kept_as != attached or Kind.of(attached) is Kind.TRACK
+        if not is_id or not await asyncio.to_thread(self._artifacts.copy, kept_as, ref):
+            raise InvalidRequest(f"no finished track of this server is called {attached!r}, and no upload of this key")
+        async with beside_the_loop(self._artifacts.fetched(ref)) as path:
+            return await self._examine(path)
+
+    async def _receive(self, ref: str, content: AsyncIterable[bytes]) -> tuple[AudioInfo, int]:
+        """What is in it, and its bytes. Kept once it is found fit."""
+        async with beside_the_loop(self._artifacts.draft()) as draft:
+            size = await self._write(draft, content)
+            info = await self._examine(draft)
+            await asyncio.to_thread(self._artifacts.keep, draft, ref)
+        return info, size
+
+    async def _write(self, draft: Path, content: AsyncIterable[bytes]) -> int:
+        """Bytes written, of no more than a file may have."""
+        size = 0
+        async with beside_the_loop(_written(draft)) as file:
+            async for chunk in content:
+                size += len(chunk)
+                self._limits.check_size(size)
+                await asyncio.to_thread(_append, file, chunk)
+        return size
+
+    async def _examine(self, path: Path) -> AudioInfo:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._examiners, examine_in_subprocess, path, self._limits)
+
+
+@asynccontextmanager
+async def beside_the_loop(manager: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Of a context whose beginning and end block. It is not told of errors, and must not hide any."""
+    entered = await asyncio.to_thread(manager.__enter__)
+    try:
+        yield entered
+    finally:
+        await asyncio.to_thread(manager.__exit__, None, None, None)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[BinaryIO]:
+    with path.open("wb", buffering=0) as file:
+        yield file
+
+
+def _append(file: BinaryIO, chunk: bytes) -> None:
+    """Raises StorageFailed: no room is no fault of the caller."""
+    try:
+        while chunk:
+            chunk = chunk[file.write(chunk) :]
+    except OSError as error:
+        raise StorageFailed(f"could not store an upload in {file.name}: {error}") from error
 
 
 @contextmanager

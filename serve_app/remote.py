@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any, TypeVar
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, ObjectLostError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -20,14 +22,18 @@ from serve_app.settings import AppSettings
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-# the replica or its node is gone, or not there yet: the same call elsewhere makes the same song
-LOST = (RayActorError, DeploymentUnavailableError, BackPressureError)
-PAUSES_S = (0.5, 2.0, 5.0)  # between tries of one stage
+# the replica ended under the call, or what it made went with its node: the same call elsewhere makes the same song
+DIED = (EngineDied, ActorDiedError, ObjectLostError, NodeDiedError)
+# nobody took the call, or nobody can be asked about it now
+AWAY = (ActorUnavailableError, DeploymentUnavailableError, BackPressureError)
+DEATHS = 4  # under one call, before it is taken for the cause of them
+AWAY_AT_MOST_S = 600.0  # a replica that loads large weights from a slow disk is back by then
+PAUSES_S = (0.5, 2.0, 5.0)  # between tries of one stage; the last one from then on
 SECONDS_BETWEEN_REPORTS = 0.3
 
 
 class StageLost(EngineError):
-    """A stage's replicas went away more often than one call is tried."""
+    """A stage's replicas died under a call, or stayed away, for as long as one is tried."""
 
     code = "worker_lost"
 
@@ -64,22 +70,34 @@ async def last_of(responses: Any, on_progress: OnProgress) -> Any:
             on_progress(item.done, item.planned)
     finally:
         responses.cancel()  # a no-op on a stream that has ended
-    raise StageLost("a stage ended its stream without a result")
+    raise EngineDied("a stage ended its stream without a result")
 
 
 async def retried(call: Callable[[], Awaitable[T]], what: str) -> T:
-    """Runs a stage again when its replica or engine was lost; raises the stage's own error as the stage raised it."""
-    pauses_s = iter(PAUSES_S)
+    """Runs a stage again when a replica died under it, a few times, or while there is none to run it, for some minutes.
+
+    Raises StageLost after that, and the stage's own error as the stage raised it.
+    """
+    pauses_s = chain(PAUSES_S, repeat(PAUSES_S[-1]))
+    deaths, away_since = 0, None
     while True:
+        asked_at = time.monotonic()
         try:
             return await call()
-        except (RayTaskError, *LOST) as error:
-            if isinstance(error, RayTaskError) and not isinstance(error.cause, EngineDied):
-                raise error.cause from error
-            pause_s = next(pauses_s, None)
-            if pause_s is None:
-                raise StageLost(f"{what} was lost {len(PAUSES_S) + 1} times, last by {type(error).__name__}") from error
-            log.warning("%s was lost (%s); trying again in %s s", what, type(error).__name__, pause_s)
+        except (RayTaskError, *DIED, *AWAY) as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            if isinstance(cause, DIED):
+                deaths, away_since = deaths + 1, None
+                if deaths >= DEATHS:
+                    raise StageLost(f"{what} died {deaths} times under one call, last of {cause!r}") from error
+            elif isinstance(cause, AWAY):
+                away_since = away_since or asked_at
+                if time.monotonic() - away_since > AWAY_AT_MOST_S:
+                    raise StageLost(f"{what} was away for {AWAY_AT_MOST_S:.0f} s: {cause!r}") from error
+            else:
+                raise cause from error
+            pause_s = next(pauses_s)
+            log.warning("%s was lost (%s); trying again in %s s", what, type(cause).__name__, pause_s)
             await asyncio.sleep(pause_s)
 
 

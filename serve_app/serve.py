@@ -18,8 +18,9 @@ from pathlib import Path
 
 import yaml
 
-from models.errors import CheckpointError
-from serve_app.check import BadConfig, check_file
+from models.errors import AceError
+from serve_app.check import check_file
+from serve_app.listening import refuse_open
 from serve_app.prepare import prepare
 from serve_app.settings import PROJECT, AppSettings
 
@@ -40,12 +41,14 @@ def has_gpu() -> bool:
 
 
 def settings_of(scenario: Path) -> tuple[AppSettings, str]:
-    """The scenario's settings and the address it will answer at."""
+    """The scenario's settings and the address it will answer at. Raises OpenToAll, and BadKeys."""
     content = yaml.safe_load(scenario.read_text())
+    settings = AppSettings.model_validate(content["applications"][0]["args"])
     http = content.get("http_options", {})
     host = http.get("host", "127.0.0.1")
+    refuse_open(host, settings.api)
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{http.get('port', 8000)}"
-    return AppSettings.model_validate(content["applications"][0]["args"]), address
+    return settings, address
 
 
 def answers(address: str) -> bool:
@@ -137,7 +140,7 @@ def main() -> int:
     try:
         check_file(scenario)
         return run(scenario.resolve())
-    except (BadConfig, CheckpointError) as error:
+    except AceError as error:
         sys.stderr.write(f"{error}\n")
         return 2
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from models.checkpoints import variant_named
+from serve_app.keys import Keyring
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -56,6 +58,10 @@ class DitSettings(Settings):
         variant_named(self.model)
         return self
 
+    @property
+    def deployment(self) -> str:
+        return f"dit-{self.model}"
+
 
 class VaeSettings(Settings):
     """`tiles`: how many pieces of twenty seconds are decoded at once; unless said four on a GPU, one on a CPU."""
@@ -79,13 +85,44 @@ class ConductorSettings(Settings):
     jobs: Annotated[int, Field(ge=1)] = 16  # run side by side by one replica
 
 
+class RetentionSettings(Settings):
+    """How long what has ended is kept; null means for ever. Jobs go with their audio, the oldest first where all tracks
+    together exceed `tracks_gib`. `uploads_h` is for what a caller uploaded and no job was made from since."""
+
+    jobs_h: Annotated[float, Field(gt=0)] | None = 7 * 24.0
+    tracks_gib: Annotated[float, Field(gt=0)] | None = None
+    uploads_h: Annotated[float, Field(ge=1)] = 24.0
+
+
 class ApiSettings(Settings):
     """`keys_from`: the environment variable with the API keys, separated by commas; unset or empty means no key."""
 
     keys_from: str = "ACESTEP_API_KEY"
-    cors_origins: tuple[str, ...] = ()  # besides pages of this machine
+    keys_file: Path | None = None  # keys with names, scopes and limits; read again when it changes
+    allow_open: bool = False  # to listen beyond this machine without a key
+    cors_origins: tuple[str, ...] = ()  # without a key and on loopback, pages of this machine as well
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
+    max_bodies_mib: Annotated[int, Field(ge=1)] = 512  # of all requests at a time, in each replica of the ingress
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
+    generation_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # of those who wait in the request: chat, speech
+
+
+class WebhookSettings(Settings):
+    """Callers are told of their jobs' ends where the variable `secret_from` holds a secret to sign with: `whsec_` and
+    base64 of 24 to 64 bytes. Several are separated by commas, and all of them sign."""
+
+    secret_from: str = "ACESTEP_WEBHOOK_SECRET"
+    http_hosts: tuple[str, ...] = ()  # may be called without TLS
+    allow_private_networks: bool = False  # and this host
+
+
+def _is_url(value: str) -> str:
+    """The prefix may be left out."""
+    if not re.fullmatch(r"(s3|gs|az)://[^/?#@\s]+(/[^?#\s]*)?", value):
+        raise ValueError(
+            f"{value!r} is no object store; write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+        )
+    return value
 
 
 def _listed(value: object) -> object:
@@ -101,6 +138,9 @@ class AppSettings(Settings):
     download: bool = False  # fetch absent checkpoints from their hub
     adapters: Path = Path("adapters")  # LoRAs that requests may name
     data: Path = Path("data")
+    data_is_shared: bool = False  # `data` is on a disk that all hosts share
+    disk_high_water: Annotated[float, Field(gt=0, le=1)] = 0.9  # share of the disk of `data` above which /readyz warns
+    artifacts: Annotated[str, AfterValidator(_is_url)] | None = None  # an object store for all audio; unset: in `data`
     database_from: str = "ACESTEP_DATABASE_URL"  # the variable with PostgreSQL's URL; unset: SQLite in `data`, one host
     device: Literal["auto", "cpu", "cuda"] = "auto"
     lm: Annotated[tuple[LmSettings, ...], BeforeValidator(_listed)] = (LmSettings(),)  # default first; may be empty
@@ -108,7 +148,9 @@ class AppSettings(Settings):
     vae: VaeSettings = VaeSettings()
     queue: QueueSettings = QueueSettings()
     conductor: ConductorSettings = ConductorSettings()
+    retention: RetentionSettings = RetentionSettings()
     api: ApiSettings = ApiSettings()
+    webhooks: WebhookSettings = WebhookSettings()
 
     @model_validator(mode="after")
     def _names_each_model_once(self) -> AppSettings:
@@ -119,6 +161,15 @@ class AppSettings(Settings):
         if len(set(lms)) < len(lms):
             raise ValueError(f"lm names a model twice: {', '.join(lms)}; one entry for each model and backend")
         return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Deployments that hold one."""
+        return (*(lm.deployment for lm in self.lm), *(dit.deployment for dit in self.dit), "vae")
+
+    @property
+    def deployments(self) -> tuple[str, ...]:
+        return ("ingress", "conductor", *self.models)
 
     def lm_for(self, model: str | None, backend: str | None) -> LmSettings | None:
         """The LM a request means: of the model it names, or else of any, the first on the backend it asks for, or else
@@ -142,16 +193,11 @@ class AppSettings(Settings):
     def database_url(self) -> str:
         return os.environ.get(self.database_from, "").strip() or f"sqlite:///{self.data_folder / 'jobs.db'}"
 
-    @property
-    def audio_folder(self) -> Path:
-        """Of finished tracks."""
-        return self.data_folder / "audio"
-
-    @property
-    def uploads_folder(self) -> Path:
-        """Of callers' audio. On the same disk as `audio_folder`, a track that is worked on takes no room twice."""
-        return self.data_folder / "uploads"
-
 
 def read_api_keys(settings: ApiSettings) -> tuple[str, ...]:
     return tuple(key.strip() for key in os.environ.get(settings.keys_from, "").split(",") if key.strip())
+
+
+def keyring_of(settings: ApiSettings) -> Keyring:
+    """Raises BadKeys."""
+    return Keyring(read_api_keys(settings), settings.keys_file and PROJECT / settings.keys_file)

@@ -9,9 +9,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 NOBODY = 65534
 START_WITHIN_S = 30
@@ -57,6 +59,18 @@ class Postgres:
             self._process.send_signal(3)  # SIGQUIT: no goodbye to clients, recovery at the next start
             self._process.wait(START_WITHIN_S)
             self._process = None
+
+    def kill(self) -> None:
+        """All of its processes, by SIGKILL: nobody tidies up."""
+        if self._process is not None:
+            server, self._process = self._process, None
+            workers = psutil.Process(server.pid).children(recursive=True)
+            server.kill()
+            server.wait()
+            for worker in workers:
+                with suppress(psutil.NoSuchProcess):
+                    worker.kill()
+            psutil.wait_procs(workers, timeout=START_WITHIN_S)
 
     def _run(self, program: str, *arguments: str, check: bool = True) -> int:
         done = subprocess.run(

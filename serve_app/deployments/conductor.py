@@ -1,4 +1,4 @@
-"""The conductor as a replica: opens the store, works beside whatever else the replica is asked."""
+"""The conductor as a replica: opens the store, works and clears up beside whatever else the replica is asked."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from ray.serve.handle import DeploymentHandle
 
 from models.errors import EngineError
 from models.pipeline import Stages
+from serve_app.artifacts.place import artifacts_of
 from serve_app.conductor import Conductor, Pace
-from serve_app.deployments.logs import log_with_serve
 from serve_app.jobs.store import JobStore, QueueLimits
+from serve_app.logs import log_with_serve
 from serve_app.remote import RemoteDit, RemoteLms, RemoteVae
+from serve_app.retention import Keeper
 from serve_app.settings import AppSettings
+from serve_app.webhooks import delivering
 
 
 class ConductorReplica:
@@ -61,7 +64,12 @@ class ConductorReplica:
         )
         worker = serve.get_replica_context().replica_tag
         self._conductor = Conductor(worker, store, self._stages, Pace(self._settings.conductor.jobs, queue.lease_s))
+        keeper = Keeper(store, artifacts_of(self._settings), self._settings.retention)
+        keeping = asyncio.create_task(keeper.work())
         try:
-            await self._conductor.work()
+            async with delivering(self._settings.webhooks, store.deliveries):
+                await self._conductor.work()
         finally:
+            keeper.close()
+            await keeping
             await store.close()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from models.music import Latents, Song
 from serve_app.deployments.device import device_of
-from serve_app.deployments.logs import log_with_serve
+from serve_app.logs import log_with_serve
 from serve_app.remote import Report, stream
 from serve_app.settings import AppSettings, DitSettings
 

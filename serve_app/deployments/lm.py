@@ -11,7 +11,7 @@ from models.checkpoints import locate
 from models.errors import EngineDied
 from models.music import MusicRequest, SongPlan
 from serve_app.deployments.device import device_of
-from serve_app.deployments.logs import log_with_serve
+from serve_app.logs import log_with_serve
 from serve_app.remote import Report, stream
 from serve_app.settings import AppSettings, LmSettings
 

@@ -6,9 +6,9 @@ from models.checkpoints import VAE, locate
 from models.editing import Splice, Window
 from models.music import Encoding, Latents, Source, Track
 from models.source_audio import AudioLimits, Waveform, read_in_subprocess
-from serve_app.artifacts import LocalArtifacts, LocalUploads
+from serve_app.artifacts.place import artifacts_of
 from serve_app.deployments.device import device_of
-from serve_app.deployments.logs import log_with_serve
+from serve_app.logs import log_with_serve
 from serve_app.settings import AppSettings
 
 
@@ -17,16 +17,16 @@ class VaeReplica:
         log_with_serve()
         from models.vae.engine import VaeEngine
 
-        keep = LocalArtifacts(settings.audio_folder).save
-        uploads = LocalUploads(settings.uploads_folder)
+        artifacts = artifacts_of(settings)
 
         def read(ref: str) -> Waveform:
-            return read_in_subprocess(uploads.find(ref), AudioLimits())
+            with artifacts.fetched(ref) as path:
+                return read_in_subprocess(path, AudioLimits())
 
         folder = locate(VAE, settings.checkpoints_folder)
         self._engine = VaeEngine(
             folder,
-            keep,
+            artifacts.save,
             device_of(settings),
             settings.vae.encoders,
             read=read,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,12 +10,15 @@ from urllib.parse import parse_qs
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
+
+from serve_app.dialects.strict_json import BadJson, is_storable, read_json
 
 MULTIPART = "multipart/form-data"
 FORMS = ("application/x-www-form-urlencoded", MULTIPART)
 FIELDS_AT_MOST = 200
 FILES_AT_MOST = 8
+TEXT_AT_MOST = 4 * 2**20  # bytes of a body or of a form's fields, which are read into memory; all is text here
 CHUNK = 256 * 1024
 
 
@@ -44,12 +46,12 @@ async def read_fields(request: Request) -> AsyncIterator[Fields]:
 async def _read_text(request: Request) -> Fields:
     kind = _kind(request)
     if kind == "application/json" or kind.endswith("+json"):
-        return Fields(_object(await request.body(), "Malformed JSON payload"))
-    body = (await request.body()).lstrip()
+        return Fields(_object(await _body(request), "Malformed JSON payload"))
+    body = (await _body(request)).lstrip()
     if body[:1] in (b"{", b"["):
         return Fields(_object(body, "Invalid JSON body (hint: set 'Content-Type: application/json')"))
     if b"=" in body:
-        return Fields({name: values[0] for name, values in parse_qs(_text(body), keep_blank_values=True).items()})
+        return Fields(_pairs(_text(body)))
     raise HTTPException(
         415,
         f"Unsupported Content-Type: {kind or '(missing)'}; "
@@ -57,10 +59,17 @@ async def _read_text(request: Request) -> Fields:
     )
 
 
+async def read_object(request: Request) -> Mapping[str, Any]:
+    """A JSON object, whatever the content type. The body is not kept: it may be much, and its caller wait for long."""
+    return _object(b"".join([chunk async for chunk in request.stream()]), "Malformed JSON payload")
+
+
 async def read_query_fields(request: Request) -> Fields:
     """JSON where the content type says so, a form otherwise; an empty body has no fields. Files are not looked at."""
     if "json" in request.headers.get("content-type", "").lower():
-        return Fields(_object(await request.body() or b"{}", "Malformed JSON payload"))
+        return Fields(_object(await _body(request) or b"{}", "Malformed JSON payload"))
+    if _kind(request) not in FORMS:
+        return Fields({})
     async with _read_form(request) as fields:
         return Fields(fields.values)
 
@@ -69,9 +78,11 @@ def nested(value: Any) -> Mapping[str, Any]:
     """An object, or a string that holds one, as forms must send it; anything else has no members."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError:
-            return {}
+            value = read_json(value)
+        except BadJson as error:
+            if str(error):
+                raise HTTPException(400, f"a JSON text in a field: {error}") from error
+            return {}  # a text, then
     return value if isinstance(value, dict) else {}
 
 
@@ -79,12 +90,15 @@ def nested(value: Any) -> Mapping[str, Any]:
 async def _read_form(request: Request) -> AsyncIterator[Fields]:
     """A browser sends a field for a file that nobody chose as an empty one without a name: it is not given."""
     try:
-        is_multipart = _kind(request) == MULTIPART
-        form = await (_WholeForm(request).parse() if is_multipart else request.form(max_fields=FIELDS_AT_MOST))
+        form = await (_WholeForm(request) if _kind(request) == MULTIPART else _plain_form(request)).parse()
     except MultiPartException as error:
         raise HTTPException(400, error.message) from error
+    except UnicodeError as error:  # of a charset that somebody made up
+        raise HTTPException(400, "the form is not text in the charset it names") from error
     try:
         items = form.multi_items()
+        if not all(is_storable(text) for name, value in items for text in (name, value) if isinstance(text, str)):
+            raise HTTPException(400, "a field of the form holds a NUL or half a character")
         values = {name: value for name, value in items if isinstance(value, str)}
         files = {
             name: value for name, value in items if isinstance(value, UploadFile) and (value.filename or value.size)
@@ -94,13 +108,29 @@ async def _read_form(request: Request) -> AsyncIterator[Fields]:
         await form.close()
 
 
+def _plain_form(request: Request) -> FormParser:
+    stream = request.stream()
+    return FormParser(request.headers, stream, max_fields=FIELDS_AT_MOST, max_part_size=TEXT_AT_MOST)
+
+
 class _WholeForm(MultiPartParser):
-    """Starlette's own parser drops the last part of a form that is cut short, and says nothing."""
+    """Starlette's own parser drops the last part of a form that is cut short, and says nothing; and it bounds each
+    field, but not all of them together."""
+
+    spool_max_size = 64 * 1024
 
     def __init__(self, request: Request) -> None:
         limits = {"max_files": FILES_AT_MOST, "max_fields": FIELDS_AT_MOST}
         super().__init__(request.headers, self._to_the_end(request.stream()), **limits)
         self._is_whole = False
+        self._text_bytes = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is None:
+            self._text_bytes += end - start
+            if self._text_bytes > TEXT_AT_MOST:
+                raise MultiPartException(f"the form's fields hold more than {TEXT_AT_MOST} bytes")
+        super().on_part_data(data, start, end)
 
     def on_end(self) -> None:
         self._is_whole = True
@@ -123,12 +153,31 @@ def _kind(request: Request) -> str:
 
 def _object(body: bytes, complaint: str) -> Mapping[str, Any]:
     try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, complaint) from error
+        content = read_json(body)
+    except BadJson as error:
+        raise HTTPException(400, f"{complaint}: {error}" if str(error) else complaint) from error
     if not isinstance(content, dict):
         raise HTTPException(400, "JSON payload must be an object")
     return content
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > TEXT_AT_MOST:
+            raise HTTPException(413, f"the request body is larger than {TEXT_AT_MOST} bytes")
+    return bytes(body)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    try:
+        found = parse_qs(text, keep_blank_values=True, max_num_fields=FIELDS_AT_MOST)
+    except ValueError as error:
+        raise HTTPException(400, f"Too many fields. Maximum number of fields is {FIELDS_AT_MOST}.") from error
+    if not all(is_storable(text) for name, values in found.items() for text in (name, *values)):
+        raise HTTPException(400, "a field of the form holds a NUL or half a character")
+    return {name: values[0] for name, values in found.items()}
 
 
 def _text(body: bytes) -> str:

@@ -54,7 +54,18 @@ class TrackFile(Protocol):
         ...
 
 
-Attached = AsyncIterable[bytes] | str  # a file as it comes, or the id of a finished track
+Attached = AsyncIterable[bytes] | str  # a file as it comes, or the id of a finished track or of an upload
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Audio that was sent ahead of a request, and found fit for use. Only its owner can name it."""
+
+    id: str
+    seconds: float
+    sample_rate: int  # Hz
+    channels: int
+    size: int  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +122,11 @@ class Desk(Protocol):
 
     async def retry_after_s(self) -> int:
         """When to ask again after Overloaded."""
+        ...
+
+    async def keep_upload(self, content: AsyncIterable[bytes], owner: str) -> Upload:
+        """Kept for a day or so after it was used last; a job that is made from it keeps it for itself. Raises
+        InvalidAudio and TooLong, and then keeps nothing."""
         ...
 
     async def open_track(self, ref: str) -> TrackFile | None: ...

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from serve_app.dialects.desk import TrackFile
 from serve_app.dialects.replies import refusal
 
-RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 def send_track(file: TrackFile, request: Request) -> Response:

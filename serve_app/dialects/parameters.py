@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from models.errors import InvalidRequest
 from serve_app.dialects.bodies import nested
+from serve_app.dialects.strict_json import BadJson, read_json
 
 METAS = ("metas", "meta", "metadata", "user_metadata", "userMetadata")
 NESTING = ("param_obj", *METAS)
@@ -90,8 +90,8 @@ def loras(value: Any) -> list[Any]:
 
 def _json(value: str) -> Any:
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return read_json(value)
+    except BadJson:
         raise ValueError("is not JSON") from None
 
 

@@ -14,13 +14,14 @@ from pydantic import ValidationError
 
 from models.errors import InvalidRequest
 from models.music import MAX_AUDIO_CODE, MAX_SEED, MAX_SONGS, AudioFormat, Made, MusicRequest, SongPlan
-from serve_app.dialects.access import Access
+from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.attachments import AUDIO_FILES, find_attachments
 from serve_app.dialects.bodies import Fields, read_fields, read_query_fields
 from serve_app.dialects.desk import Attachments, Catalogue, Desk
 from serve_app.dialects.downloads import send_track
 from serve_app.dialects.parameters import BY_NAME, Given, openapi_body
 from serve_app.dialects.replies import envelope
+from serve_app.dialects.strict_json import BadJson, read_json
 from serve_app.jobs.job import Job, Status
 
 SONGS_UNLESS_GIVEN = 2
@@ -310,8 +311,8 @@ def read_task_ids(value: Any) -> list[str]:
     """A list, JSON of one in a string, ids separated by commas, or one id."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError:
+            value = read_json(value)
+        except BadJson:
             value = value.split(",")
     if isinstance(value, str):
         value = [value]
@@ -328,7 +329,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     async def release_task(request: Request) -> dict[str, Any]:
         """Takes a job of one to eight songs and answers at once; `/query_result` tells what became of it."""
         async with read_fields(request) as fields:
-            owner = access.owner_by_fields(request, fields.values)
+            owner = access.owner_by_fields(request, fields.values, Scope.GENERATE)
             asked, attachments, warnings = to_request(fields, desk.catalogue)
             job = await desk.submit(asked, owner, attachments)
         data = {"task_id": job.id, "status": "queued", "queue_position": max(1, job.queue_position)}
@@ -338,7 +339,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     async def query_result(request: Request) -> dict[str, Any]:
         """State and result of jobs, in the order asked: status 0 under way, 1 done, 2 failed."""
         fields = await read_query_fields(request)
-        owner = access.owner_by_fields(request, fields.values)
+        owner = access.owner_by_fields(request, fields.values, Scope.READ)
         ids = read_task_ids(fields.values.get("task_id_list"))
         jobs = await desk.look_up(ids, owner)
         entries = [unknown_reply(id_) if job is None else to_reply(job) for id_, job in zip(ids, jobs, strict=True)]
@@ -348,7 +349,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     async def cancel_task(request: Request) -> dict[str, Any]:
         """Withdraws a job: at once while it is queued, within a second or so when it runs."""
         fields = await read_query_fields(request)
-        owner = access.owner_by_fields(request, fields.values)
+        owner = access.owner_by_fields(request, fields.values, Scope.GENERATE)
         task_id = str(fields.values.get("task_id") or "")
         job = await desk.cancel(task_id, owner)
         if job is None:
@@ -359,7 +360,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     @router.get("/v1/audio")
     async def audio(request: Request, path: str) -> Response:
         """A finished file, whole or in part."""
-        access.owner_by_query(request)
+        access.owner_by_query(request, Scope.READ)
         if path.startswith(("/", "\\")) or ".." in path:
             raise HTTPException(403, "Access denied: path outside allowed directory")
         file = await desk.open_track(path)
@@ -370,14 +371,14 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     @router.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
         """What this server runs, its default first."""
-        access.owner_by_header(request)
+        access.owner_by_header(request, Scope.READ)
         data = _models(desk.catalogue)
         return {**envelope(data), "models": data["models"], "default_model": data["default_model"]}
 
     @router.get("/v1/stats")
     async def stats(request: Request) -> dict[str, Any]:
         """The queue in numbers."""
-        access.owner_by_header(request)
+        access.owner_by_header(request, Scope.READ)
         seen = await desk.stats()
         jobs = {
             name: getattr(seen, name) for name in ("total", "queued", "running", "succeeded", "failed", "cancelled")

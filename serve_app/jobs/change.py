@@ -10,9 +10,10 @@ from sqlalchemy import Row, Select, case, delete, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from serve_app.jobs import queries
+from serve_app.jobs.deliveries import owed
 from serve_app.jobs.hints import hint
 from serve_app.jobs.job import NEXT, Status
-from serve_app.jobs.schema import events, jobs, now
+from serve_app.jobs.schema import deliveries, events, jobs, now
 from serve_app.jobs.tally import Counted, Tally
 
 
@@ -23,6 +24,7 @@ class Change:
         self.connection = connection
         self._tally = Tally()
         self._events: list[dict[str, Any]] = []
+        self._owed: list[dict[str, Any]] = []
 
     @classmethod
     @asynccontextmanager
@@ -65,6 +67,8 @@ class Change:
         self._tally.remove(_counted(row))
         self._tally.add(_counted(after))
         self._tell(after)
+        if status.is_final and after.webhook is not None:
+            self._owed.append(owed(after))
         return after
 
     async def report(self, row: Row[Any], stage: str, progress: float, done: int, planned: int) -> None:
@@ -89,6 +93,9 @@ class Change:
         told, self._events = self._events, []
         if told:
             await self.connection.execute(insert(events).values(at=now()), told)
+        to_webhooks, self._owed = self._owed, []
+        if to_webhooks:
+            await self.connection.execute(insert(deliveries).values(due_at=now()), to_webhooks)
         tally, self._tally = self._tally, Tally()
         return await tally.write(self.connection)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
 from alembic import command
@@ -18,6 +21,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from models.errors import EngineError
 from serve_app.jobs.away import telling_away
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_WAIT_S = 600  # for a migration, one's own or another process's
@@ -44,6 +50,20 @@ class BadDatabase(EngineError):
 
     code = "bad_database"
     is_public = False
+
+
+def to_its_end(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Once begun, a call is finished even when whoever waits for it is cancelled. Raises StoreAway besides its own.
+
+    A statement cut short would leave its connection inside a transaction, holding the lock that all others wait for.
+    """
+
+    @functools.wraps(method)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with telling_away():
+            return await asyncio.shield(asyncio.ensure_future(method(*args, **kwargs)))
+
+    return call
 
 
 async def open_database(url: str, patience: Patience = PATIENCE) -> AsyncEngine:

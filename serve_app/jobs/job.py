@@ -73,6 +73,11 @@ class Terms:
     deadline_s: float | None = None
     idempotency: Idempotency | None = None
     reuse: bool = False
+    webhook: str | None = None  # the address that is told of its end
+
+    def __post_init__(self) -> None:
+        if self.reuse and self.webhook is not None:
+            raise InvalidRequest("a webhook is told of a new job's end, so it does not go with reuse")
 
 
 DEFAULT_TERMS = Terms()
@@ -83,7 +88,7 @@ class Job:
     """One request's life, as last read from the store. Times are seconds since the epoch."""
 
     id: str
-    owner: str  # the key it was submitted with, as a digest; "" where the server has no keys
+    owner: str  # the name of its key, the digest of one without a name; "" where the server has no keys
     status: Status
     request: MusicRequest
     created_at: float

@@ -25,7 +25,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from serve_app.jobs.hints import hint
 from serve_app.jobs.job import FINAL, Status
-from serve_app.jobs.schema import events, jobs, now, tallies
+from serve_app.jobs.schema import events, jobs, now, tallies, tracks
 from serve_app.jobs.tally import place_in_queue
 
 AVERAGED_JOBS = 50
@@ -179,11 +179,41 @@ def state_of_reaped() -> Select[Any]:
 def state_of_ended() -> Select[Any]:
     """Locks up to `at_most` jobs that ended `age_s` ago or earlier, but for those that others hold just now."""
     return (
-        select(*STATE, jobs.c.made)
+        select(*STATE, jobs.c.request)
         .where(jobs.c.status.in_(FINAL), jobs.c.finished_at <= now() - bindparam("age_s", type_=Float))
         .limit(bindparam("at_most", type_=Integer))
         .with_for_update(skip_locked=True)
     )
+
+
+@cache
+def state_of_oldest() -> Select[Any]:
+    """Locks up to `at_most` jobs that succeeded, those that did first; with the bytes of their tracks."""
+    theirs = select(func.coalesce(func.sum(tracks.c.size), 0)).where(tracks.c.job == jobs.c.number)
+    return (
+        select(*STATE, jobs.c.request, theirs.scalar_subquery().label("bytes"))
+        .where(jobs.c.status == Status.SUCCEEDED)
+        .order_by(jobs.c.finished_at)
+        .limit(bindparam("at_most", type_=Integer))
+        .with_for_update(of=jobs)
+    )
+
+
+@cache
+def bytes_of_tracks() -> Select[Any]:
+    return select(func.sum(tracks.c.size))
+
+
+@cache
+def known_tracks() -> Select[Any]:
+    """Those of `refs` that a job has made."""
+    return select(tracks.c.ref).where(tracks.c.ref.in_(bindparam("refs", expanding=True)))
+
+
+@cache
+def first_start() -> Select[Any]:
+    """When the job that runs longest was claimed."""
+    return select(func.min(jobs.c.started_at)).where(jobs.c.status == Status.RUNNING)
 
 
 @cache

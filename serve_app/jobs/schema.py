@@ -44,6 +44,7 @@ jobs = Table(
     Column("changed_at", Float),
     Column("done", Integer, nullable=False, server_default="0"),
     Column("planned", Integer, nullable=False, server_default="0"),
+    Column("webhook", Text),
 )
 Index("jobs_in_turn", jobs.c.status, jobs.c.turn, jobs.c.number)
 Index("jobs_of_a_model_in_turn", jobs.c.status, jobs.c.model, jobs.c.turn, jobs.c.number)
@@ -70,6 +71,19 @@ events = Table(
 )
 Index("events_by_age", events.c.at)
 
+# What is still to be told to webhooks. `due_at`: when it is to be tried, or until when whoever tries has it alone.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("job", String(36), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("due_at", Float, nullable=False),
+)
+Index("deliveries_by_time", deliveries.c.due_at)
+
 # How many jobs there are of a kind: of a status, of an error code, waiting for an owner. None: no row.
 tallies = Table(
     "tallies",
@@ -87,6 +101,16 @@ stretches = Table(
     Column("place", BigInteger, primary_key=True, autoincrement=False),
     Column("jobs", Integer, nullable=False),
 )
+
+# The files that jobs made; `job` is a job's number. They go with their job.
+tracks = Table(
+    "tracks",
+    metadata,
+    Column("job", BigInteger, primary_key=True, autoincrement=False),
+    Column("ref", String(64), primary_key=True),
+    Column("size", BigInteger, nullable=False),  # bytes
+)
+Index("tracks_by_ref", tracks.c.ref)
 
 
 class now(FunctionElement[float]):

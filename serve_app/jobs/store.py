@@ -8,35 +8,31 @@ another conductor cannot be finished twice.
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 import logging
 import math
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Row, and_, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.errors import EngineError, Overloaded, RequestError, StoreAway
 from models.music import Made, MusicRequest
-from serve_app.jobs import queries
-from serve_app.jobs.away import telling_away
+from serve_app.jobs import forgetting, queries
 from serve_app.jobs.change import Change
-from serve_app.jobs.database import ONLY_READS, PATIENCE, Patience, open_database
+from serve_app.jobs.database import ONLY_READS, PATIENCE, Patience, open_database, to_its_end
+from serve_app.jobs.deliveries import Deliveries
+from serve_app.jobs.forgetting import ASKED_AT_ONCE, Forgotten
 from serve_app.jobs.hints import Hints
 from serve_app.jobs.job import DEFAULT_TERMS, Idempotency, Job, JobEvent, Priority, Stats, Status, Terms
 from serve_app.jobs.schema import events, jobs, now
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
 
-ASKED_AT_ONCE = 500  # ids in one statement
 FIRST_GUESS_S = 5.0  # of a job's run time, before any has run
 SECONDS_BETWEEN_OPENINGS = 2.0
 
@@ -77,20 +73,6 @@ OVERDUE = {"error_code": "deadline_exceeded", "error_message": "the deadline pas
 NEWEST = 2**62  # above every job's number
 
 
-def to_its_end(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Once begun, a call is finished even when whoever waits for it is cancelled. Raises StoreAway besides its own.
-
-    A statement cut short would leave its connection inside a transaction, holding the lock that all others wait for.
-    """
-
-    @functools.wraps(method)
-    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        with telling_away():
-            return await asyncio.shield(asyncio.ensure_future(method(*args, **kwargs)))
-
-    return call
-
-
 class JobStore:
     def __init__(self, engine: AsyncEngine, limits: QueueLimits) -> None:
         self._engine = engine
@@ -115,6 +97,10 @@ class JobStore:
     async def close(self) -> None:
         await self._engine.dispose()
 
+    @property
+    def deliveries(self) -> Deliveries:
+        return Deliveries(self._engine)
+
     def hints(self) -> Hints:
         """Of jobs that came or came back, from whatever process."""
         return Hints(self._engine)
@@ -127,9 +113,15 @@ class JobStore:
 
     @to_its_end
     async def submit(
-        self, request: MusicRequest, owner: str, terms: Terms = DEFAULT_TERMS, id_: str | None = None
+        self,
+        request: MusicRequest,
+        owner: str,
+        terms: Terms = DEFAULT_TERMS,
+        id_: str | None = None,
+        at_most: int | None = None,
     ) -> Job:
-        """The new job, or the one the terms say is as good. `id_`: a UUID that a new one is to have.
+        """The new job, or the one the terms say is as good. `id_`: a UUID that a new one is to have. `at_most`: how
+        many of this owner may wait, if not what holds for all.
 
         Raises Overloaded when there is no room for it, and IdempotencyConflict; both store nothing.
         """
@@ -152,11 +144,12 @@ class JobStore:
                 deadline_s=terms.deadline_s,
                 idempotency_key=once and once.key,
                 body_sha256=once and once.body_sha256,
+                webhook=terms.webhook,
             )
             if number is None:
                 assert once is not None
                 return await _known_by(change.connection, owner, once)
-            self._admit(await change.count(), owner)
+            self._admit(await change.count(), owner, at_most or self._limits.jobs_per_owner)
             return _job((await change.connection.execute(queries.job_by_number(), {"number": number})).one())
 
     @to_its_end
@@ -246,6 +239,7 @@ class JobStore:
         """Raises LeaseLost."""
         async with self._held(job) as (change, row):
             await change.move(row, Status.SUCCEEDED, made=made.model_dump_json(), progress=1.0)
+            await forgetting.note(change, row.number, made.tracks)
 
     @to_its_end
     async def fail(self, job: Job, code: str, message: str) -> None:
@@ -282,13 +276,33 @@ class JobStore:
         return None
 
     @to_its_end
-    async def forget(self, age_s: float, at_most: int = 500) -> tuple[str, ...]:
-        """Deletes jobs that ended so long ago; the files of their tracks, for the caller to delete next."""
+    async def forget(self, age_s: float, at_most: int = 500) -> Forgotten:
+        """Deletes jobs that ended so long ago."""
         async with Change.begin(self._engine) as change:
             rows = await change.locked(queries.state_of_ended(), age_s=age_s, at_most=at_most)
-            await change.delete(rows)
-        made = [Made.model_validate_json(row.made) for row in rows if row.made is not None]
-        return tuple(track.ref for each in made for track in each.tracks)
+            return await forgetting.forget(change, rows)
+
+    @to_its_end
+    async def forget_oldest(self, most_bytes: int, at_most: int = 500) -> Forgotten:
+        """Deletes jobs, those that succeeded first, until all tracks together take no more than that."""
+        async with self._reading.connect() as connection:
+            if await forgetting.total_bytes(connection) <= most_bytes:
+                return Forgotten()
+        async with Change.begin(self._engine) as change:
+            return await forgetting.forget_oldest(change, most_bytes, at_most)
+
+    @to_its_end
+    async def known_tracks(self, refs: Sequence[str]) -> set[str]:
+        """Those of the ids that are tracks' of jobs, whoever owns them."""
+        async with self._reading.connect() as connection:
+            return await forgetting.known(connection, refs)
+
+    @to_its_end
+    async def running_since(self) -> float | None:
+        """When the job that runs longest was claimed; what it has made so far is no job's yet."""
+        async with self._reading.connect() as connection:
+            since: float | None = await connection.scalar(queries.first_start())
+            return since
 
     @to_its_end
     async def forget_events(self, age_s: float) -> None:
@@ -338,11 +352,10 @@ class JobStore:
             raise _lost(job)
         return bool(row.cancel_requested)
 
-    def _admit(self, counts: Mapping[tuple[str, str], int], owner: str) -> None:
+    def _admit(self, counts: Mapping[tuple[str, str], int], owner: str, of_one: int | None) -> None:
         """Raises Overloaded; `counts` include the new job."""
         if counts["status", Status.QUEUED] > self._limits.jobs:
             raise Overloaded("Server busy: queue is full")
-        of_one = self._limits.jobs_per_owner
         if of_one is not None and counts["owner", owner] > of_one:
             raise Overloaded(f"Server busy: {of_one} jobs of this key are waiting, as many as may")
 

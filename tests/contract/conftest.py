@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
 
 from models.checkpoints import check_request, variant_named
-from models.errors import Overloaded, UnknownModel
+from models.errors import InvalidAudio, Overloaded, UnknownModel
 from models.music import MusicRequest
-from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard
+from serve_app.artifacts.face import StorageFailed
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard, Upload
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import IdempotencyConflict
+from serve_app.keys import Keyring
+from serve_app.middleware import BodyLimits
 
 TURBO, BASE = "acestep-v15-turbo", "acestep-v15-base"
 CATALOGUE = Catalogue(
@@ -44,11 +47,13 @@ class FakeDesk:
     catalogue: Catalogue = CATALOGUE
     jobs: list[Job] = field(default_factory=list)
     audio: dict[str, bytes | str] = field(default_factory=dict)  # by its id: a file, or whose id it is
+    uploads: dict[tuple[str, str], bytes] = field(default_factory=dict)  # by owner and id
     keys: dict[tuple[str, str], tuple[Job, str]] = field(default_factory=dict)
     events: dict[str, list[JobEvent]] = field(default_factory=dict)  # by job
     becomes: Callable[[Job], Job] | None = None  # what a job is that was waited for
     is_full: bool = False
     is_broken: bool = False
+    storage_is_full: bool = False
 
     async def submit(
         self,
@@ -68,6 +73,8 @@ class FakeDesk:
         request = with_audio(request, attached, f"job-{len(self.jobs)}")
         if self.is_broken:
             raise RuntimeError("the password is swordfish")
+        if self.storage_is_full:
+            raise StorageFailed("could not store 9 bytes in /srv/data: No space left on device")
         if self.is_full:
             raise Overloaded("Server busy: queue is full")
         if request.model not in [card.name for card in self.catalogue.models]:
@@ -129,6 +136,15 @@ class FakeDesk:
         (job,) = await self.look_up([id_], owner)
         return None if job is None else replace(job, status=Status.CANCELLED)
 
+    async def keep_upload(self, content: AsyncIterable[bytes], owner: str) -> Upload:
+        """Two seconds, whatever is in it; a text is no audio."""
+        received = b"".join([chunk async for chunk in content])
+        if received.startswith(b"this is a text"):
+            raise InvalidAudio(f"the file begins with {received[:8]!r}, so it is no audio that can be read")
+        upload = Upload(f"{len(self.uploads):032x}", 2.0, 48_000, 2, len(received))
+        self.uploads[owner, upload.id] = received
+        return upload
+
     async def stats(self) -> Stats:
         return Stats(10, 1, 2, 3, 4, 0, 200, 12.3456)
 
@@ -152,7 +168,10 @@ def connect(desk: FakeDesk) -> Connect:
     """A client of an API with these options."""
     as_desk: Desk = desk
 
-    def connect(**options: object) -> httpx.AsyncClient:
+    def connect(keys: Sequence[str] = (), **options: object) -> httpx.AsyncClient:
+        options.setdefault("keyring", Keyring(keys))
+        sizes = {name: options.pop(name) for name in ("max_bytes", "max_upload_bytes") if name in options}
+        options.setdefault("body", BodyLimits(**sizes))  # type: ignore[arg-type]  # likewise
         api = build_api(as_desk, EdgeOptions(**options))  # type: ignore[arg-type]  # a test's shorthand
         transport = httpx.ASGITransport(api, raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url="http://server")

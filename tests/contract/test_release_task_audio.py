@@ -219,7 +219,7 @@ async def test_a_body_with_files_has_a_limit_of_its_own(
         yield b"\r\n--x--\r\n"
 
     headers = {"content-type": "multipart/form-data; boundary=x"}
-    async with connect(max_body_bytes=1_000, max_upload_bytes=4_000) as client:
+    async with connect(max_bytes=1_000, max_upload_bytes=4_000) as client:
         dripped = await client.post("/release_task", content=drip(), headers=headers)
         whole = await client.post("/release_task", files={"ref_audio": ("a", b"x" * size)})
     assert (dripped.status_code, whole.status_code) == (status, status)

@@ -177,6 +177,16 @@ async def test_a_full_queue_says_when_to_come_back(client: httpx.AsyncClient, de
     assert reply.json()["detail"] == "Server busy: queue is full"
 
 
+async def test_a_full_disk_is_no_fault_of_the_callers_and_says_nothing_of_where(
+    client: httpx.AsyncClient, desk: FakeDesk
+) -> None:
+    desk.storage_is_full = True
+    reply = await client.post("/release_task", json={})
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "60")
+    assert "storage_unavailable" in reply.json()["detail"]
+    assert "/srv" not in reply.text
+
+
 async def test_what_went_wrong_inside_stays_inside(client: httpx.AsyncClient, desk: FakeDesk) -> None:
     desk.is_broken = True
     reply = await client.post("/release_task", json={})
@@ -198,56 +208,11 @@ async def test_a_body_that_is_too_large_is_refused(connect: Connect, desk: FakeD
         for _ in range(20):
             yield b"x" * 100
 
-    async with connect(max_body_bytes=1000) as client:
+    async with connect(max_bytes=1000) as client:
         announced = await client.post("/release_task", content=b"x" * 1001)
         streamed = await client.post("/release_task", content=drip())
     assert (announced.status_code, streamed.status_code) == (413, 413)
     assert desk.jobs == []
-
-
-HEADER_RIGHT = {"authorization": f"Bearer {KEY}"}
-HEADER_BARE = {"authorization": KEY}
-HEADER_WRONG = {"authorization": "Bearer open"}
-
-
-@pytest.mark.parametrize(
-    ("headers", "token", "status", "said"),
-    [
-        (HEADER_RIGHT, None, 200, None),
-        (HEADER_BARE, None, 200, None),
-        ({}, KEY, 200, None),
-        (HEADER_WRONG, KEY, 200, None),
-        (HEADER_RIGHT, "", 200, None),
-        (HEADER_RIGHT, "wrong", 401, "Invalid ai_token"),
-        (HEADER_WRONG, None, 401, "Invalid API key"),
-        ({}, None, 401, "Missing ai_token or Authorization header"),
-    ],
-)
-@pytest.mark.parametrize("path", ["/release_task", "/query_result"])
-async def test_the_key_may_be_in_the_body_or_in_the_header_and_the_body_decides(
-    connect: Connect, path: str, headers: dict[str, str], token: str | None, status: int, said: str | None
-) -> None:
-    body = {} if token is None else {"ai_token": token}
-    async with connect(keys=(KEY, "another")) as client:
-        reply = await client.post(path, json=body, headers=headers)
-    assert reply.status_code == status
-    if said is not None:
-        assert reply.json()["detail"] == said
-        assert reply.headers["www-authenticate"] == "Bearer"
-
-
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/stats", "/v1/audio?path=abc.mp3"])
-async def test_elsewhere_the_key_is_in_the_header(connect: Connect, path: str) -> None:
-    async with connect(keys=(KEY,)) as client:
-        assert (await client.get(path, headers=HEADER_RIGHT)).status_code == 200
-        assert (await client.get(path, headers=HEADER_WRONG)).json()["detail"] == "Invalid API key"
-        assert (await client.get(path)).json()["detail"] == "Missing Authorization header"
-
-
-async def test_a_player_that_cannot_send_headers_may_put_the_key_into_the_address(connect: Connect) -> None:
-    async with connect(keys=(KEY,)) as client:
-        assert (await client.get(f"/v1/audio?path=abc.mp3&ai_token={KEY}")).status_code == 200
-        assert (await client.get("/v1/audio?path=abc.mp3&ai_token=open")).status_code == 401
 
 
 async def test_health_is_open(connect: Connect) -> None:
@@ -255,14 +220,6 @@ async def test_health_is_open(connect: Connect) -> None:
         body = (await client.get("/health")).json()
     assert body["data"] == {"status": "ok", "service": "ACE-Step API", "version": "1.0"}
     assert (body["status"], body["healthy"]) == ("ok", True)
-
-
-async def test_the_key_is_not_kept_with_the_job_and_others_cannot_see_it(connect: Connect, desk: FakeDesk) -> None:
-    async with connect(keys=(KEY, "another")) as client:
-        task_id = str((await client.post("/release_task", json={"ai_token": KEY})).json()["data"]["task_id"])
-        others = await client.post("/query_result", json={"task_id_list": [task_id], "ai_token": "another"})
-    assert KEY not in repr(desk.jobs)
-    assert others.json()["data"] == [{"task_id": task_id, "status": 0, "result": "[]"}]
 
 
 async def test_a_job_can_be_withdrawn_by_its_owner_only(client: httpx.AsyncClient) -> None:
@@ -343,7 +300,7 @@ async def test_a_part_of_another_file_is_not_continued(client: httpx.AsyncClient
         ("..%2F..%2Fjobs.db", 403),
         ("a%2F..%2Fb", 403),
         ("%5C%5Chost%5Cshare", 403),
-        ("abc.mp3%00", 404),
+        ("abc.mp3%00", 400),
         ("x" * 4000, 404),
     ],
 )

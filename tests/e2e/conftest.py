@@ -70,23 +70,24 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        log = (self.folder / "server.log").open("ab")
-        command = [sys.executable, "-m", "serve_app.serve", str(self.scenario)]
-        self._process = subprocess.Popen(
-            command,
-            cwd=PROJECT,
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        )
-        log.close()
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=PROJECT,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            )
         deadline = time.monotonic() + START_WITHIN_S
         while time.monotonic() < deadline and self._process.poll() is None:
-            if self._answers():
+            if self.is_ready():
                 return
             time.sleep(0.5)
         raise AssertionError(f"the server did not get ready:\n{self.tail()}")
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "serve_app.serve", str(self.scenario)]
 
     def stop(self) -> None:
         """As Ctrl-C does; a server that stays is ended by force, and the test with it."""
@@ -105,9 +106,12 @@ class Server:
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Those below this server that call themselves so."""
+        return [process for process in self.family() if title_of(process).startswith(title)]
+
+    def family(self) -> list[psutil.Process]:
+        """Every process below this server."""
         assert self._process is not None
-        family = psutil.Process(self._process.pid).children(recursive=True)
-        return [process for process in family if " ".join(process.cmdline()).startswith(title)]
+        return list(psutil.Process(self._process.pid).children(recursive=True))
 
     def log(self) -> str:
         return (self.folder / "server.log").read_text(errors="replace")
@@ -115,11 +119,19 @@ class Server:
     def tail(self) -> str:
         return self.log()[-6000:]
 
-    def _answers(self) -> bool:
+    def is_ready(self) -> bool:
         try:
             return httpx.get(f"{self.address}/readyz", timeout=5).status_code == 200
         except httpx.HTTPError:
             return False
+
+
+def title_of(process: psutil.Process) -> str:
+    """What a process calls itself; nothing once it is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 class Client:

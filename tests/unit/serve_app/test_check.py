@@ -1,9 +1,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from ray.serve._private.build_app import build_app as walk_graph  # Serve's own, there is no public one
 
+from serve_app.app import graph
 from serve_app.check import BadConfig, check_file
-from serve_app.settings import PROJECT
+from serve_app.settings import PROJECT, AppSettings
 
 FILES = [PROJECT / "serve_config.yaml", *sorted((PROJECT / "configs").glob("*.yaml"))]
 
@@ -11,6 +14,14 @@ FILES = [PROJECT / "serve_config.yaml", *sorted((PROJECT / "configs").glob("*.ya
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_scenario_builds(path: Path) -> None:
     check_file(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_the_graph_of_a_scenario_has_the_deployments_its_settings_say(path: Path) -> None:
+    args = yaml.safe_load(path.read_text())["applications"][0]["args"]
+    settings = AppSettings.model_validate(args)
+    bound = walk_graph(graph(settings), name="test").deployments
+    assert sorted(one.name for one in bound) == sorted(settings.deployments)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -33,6 +44,21 @@ MISTAKES = [
     ("songs: 8", "songs: 0", "songs"),
     ("import_path: serve_app.app:build_app", "import_path: serve_app.ap:build_app", "serve_app.ap:build_app"),
     ("device: cpu", "device: gpu", "device"),
+    ("device: cpu", "device: cuda", "sees no GPU"),
+    ("{num_cpus: 0.1}", "{num_cpus: 0.1, num_gpus: 1.5}", "num_gpus 1.5"),
+    ("- name: vae", "- name: conductor", "conductor is there twice"),
+    ("- name: vae\n", "- name: vae\n        autoscaling_config: {min_replica: 1}\n", "autoscaling_config.min_replica"),
+    ("- name: vae\n", "- name: vae\n        autoscaling_config: {min_replicas: 3, max_replicas: 2}\n", "max_replicas"),
+    (
+        "- name: vae\n",
+        "- name: vae\n        autoscaling_config: {look_back_period_s: 60, downscale_delay_s: 30}\n",
+        "downscale_delay_s 30",
+    ),
+    (
+        "- name: vae\n",
+        "- name: vae\n        autoscaling_config: {target_ongoing_requests: 500}\n",
+        "target_ongoing_requests 500 is never reached",
+    ),
 ]
 
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -289,11 +289,14 @@ async def impatient(tmp_path: Path, store: JobStore) -> AsyncIterator[JobStore]:
     await impatient.close()
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
+@asynccontextmanager
+async def locked(folder: Path) -> AsyncIterator[None]:
     """The job database, by somebody else."""
-    holder = sqlite3.connect(folder / "jobs.db", isolation_level=None)
-    holder.execute("BEGIN IMMEDIATE")
+    holder = sqlite3.connect(folder / "jobs.db", isolation_level=None, timeout=0)
+    while not holder.in_transaction:
+        with suppress(sqlite3.OperationalError):  # whoever has it needs the event loop to be done with it
+            holder.execute("BEGIN IMMEDIATE")
+        await asyncio.sleep(0.001)
     yield
     holder.execute("COMMIT")
     holder.close()
@@ -311,7 +314,7 @@ async def test_a_song_that_ends_while_the_store_is_away_is_not_made_again(
     job = await submit(store)
     await until(store, job, Status.RUNNING)
 
-    with locked(tmp_path):
+    async with locked(tmp_path):
         stages.may_go.set()
         await asyncio.sleep(0.3)
         assert stages.running == 0
@@ -333,7 +336,7 @@ async def test_a_song_is_stopped_when_the_store_stays_away_for_longer_than_the_j
     job = await submit(store)
     await until(store, job, Status.RUNNING)
 
-    with locked(tmp_path):
+    async with locked(tmp_path):
         async with asyncio.timeout(5):
             while stages.cancelled == 0:
                 await asyncio.sleep(0.01)
@@ -355,7 +358,7 @@ async def test_an_end_that_cannot_be_stored_is_given_up_with_the_lease(
     work = asyncio.create_task(conductor.work())
     await until(store, job, Status.RUNNING)
 
-    with locked(tmp_path):
+    async with locked(tmp_path):
         stages.may_go.set()
         async with asyncio.timeout(5):
             await asyncio.gather(*conductor._attempts)

@@ -10,7 +10,7 @@ from ray.serve.exceptions import RayServeException
 from models.errors import InvalidRequest, Overloaded, StoreAway, UnknownAdapter, UnknownModel
 from models.music import MusicRequest
 from serve_app.dialects.desk import Attachments
-from serve_app.ingress import FrontDesk, catalogue_of
+from serve_app.ingress import FrontDesk, catalogue_of, warnings_of_disk
 from serve_app.jobs.job import Idempotency, Status, Terms
 from serve_app.jobs.store import JobStore
 from serve_app.settings import AppSettings
@@ -158,3 +158,33 @@ async def test_a_desk_knows_whether_its_store_answers(desk: FrontDesk, monkeypat
     assert await desk.has_store()
     monkeypatch.setattr(JobStore, "ping", is_away)
     assert not await desk.has_store()
+
+
+@pytest.mark.parametrize(("high_water", "is_told"), [(0.000001, True), (1.0, False)])
+def test_a_disk_that_fills_up_is_a_warning(tmp_path: Path, high_water: float, is_told: bool) -> None:
+    warnings = warnings_of_disk(settings(tmp_path, disk_high_water=high_water))
+    assert [("% full" in warning, str(tmp_path) in warning) for warning in warnings] == [(True, False)] * is_told
+
+
+def test_a_disk_with_neither_jobs_nor_audio_warns_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = settings(tmp_path, disk_high_water=0.000001, artifacts="s3://bucket/songs")
+    assert warnings_of_disk(elsewhere) != []
+    monkeypatch.setenv("ACESTEP_DATABASE_URL", "postgresql://anna@host/jobs")
+    assert warnings_of_disk(elsewhere) == []
+
+
+async def test_a_webhook_needs_a_secret_to_sign_with(desk: FrontDesk) -> None:
+    with pytest.raises(InvalidRequest, match="webhooks are off on this server"):
+        await desk.submit(request(), "", terms=Terms(webhook="https://example.com/hook"))
+    assert (await desk.stats()).total == 0
+
+
+async def test_a_webhook_goes_with_its_job_to_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACESTEP_WEBHOOK_SECRET", "whsec_" + "A" * 32)
+    as_handle: Any = FakeHandle()
+    desk = FrontDesk(settings(tmp_path), as_handle)
+    async with desk.open():
+        job = await desk.submit(request(), "", terms=Terms(webhook="https://example.com/hook"))
+        await desk.cancel(job.id, "")
+        (owed,) = await desk.store.deliveries.claim(60, 10)
+    assert (owed.job, owed.url) == (job.id, "https://example.com/hook")

@@ -14,8 +14,9 @@ import soundfile
 
 from models.errors import AceError, InvalidAudio, InvalidRequest, Overloaded, StoreAway, TooLong
 from models.music import MusicRequest
+from models.source_audio import AudioLimits
 from serve_app import intake
-from serve_app.artifacts import LocalArtifacts, LocalUploads
+from serve_app.artifacts.local import LocalArtifacts
 from serve_app.dialects.desk import Attachments
 from serve_app.ingress import FrontDesk
 from serve_app.jobs.store import JobStore
@@ -159,7 +160,7 @@ async def test_audio_stays_while_nobody_knows_whether_its_job_was_stored(
 
 
 async def test_a_finished_track_can_be_worked_on(desk: FrontDesk, tmp_path: Path) -> None:
-    ref = LocalArtifacts(tmp_path / "audio").save("wav", wav())
+    ref = LocalArtifacts(tmp_path).save("wav", wav())
     job = await desk.submit(cover(), "", Attachments(ref, ref))
     assert files_in(tmp_path / "uploads") == [f"{job.id}.reference", f"{job.id}.source"]
     assert (tmp_path / "uploads" / f"{job.id}.source").read_bytes() == wav()
@@ -172,50 +173,69 @@ async def test_a_track_that_is_none_is_refused(desk: FrontDesk, uploads: Path, r
     assert files_in(uploads) == []
 
 
-async def test_audio_goes_when_its_job_is_gone_or_never_was(
-    desk: FrontDesk, uploads: Path, monkeypatch: pytest.MonkeyPatch
+async def test_audio_may_be_sent_ahead_and_named_by_its_owner_only(desk: FrontDesk, uploads: Path) -> None:
+    upload = await desk.keep_upload(sent(wav(3.0, channels=1)), "anna")
+    assert (upload.seconds, upload.sample_rate, upload.channels) == (3.0, 8000, 1)
+    assert upload.size == len(wav(3.0, channels=1))
+    job = await desk.submit(cover(), "anna", Attachments(upload.id))
+    assert (uploads / f"{job.id}.source").read_bytes() == wav(3.0, channels=1)
+    for owner in ("bert", ""):
+        with pytest.raises(InvalidRequest, match=r"source audio: .*no upload of this key"):
+            await desk.submit(cover(), owner, Attachments(upload.id))
+    assert len(files_in(uploads)) == 2
+
+
+async def test_what_an_upload_is_kept_as_is_no_id_of_it(desk: FrontDesk, uploads: Path) -> None:
+    await desk.keep_upload(sent(wav()), "anna")
+    (kept,) = files_in(uploads)
+    for owner in ("anna", "bert"):
+        with pytest.raises(InvalidRequest, match="no finished track of this server is called"):
+            await desk.submit(cover(), owner, Attachments(kept))
+
+
+async def test_somebody_elses_source_is_no_track(desk: FrontDesk) -> None:
+    job = await desk.submit(cover(), "anna", Attachments(sent(wav())))
+    with pytest.raises(InvalidRequest, match="no finished track of this server is called"):
+        await desk.submit(cover(), "bert", Attachments(f"{job.id}.source"))
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "said"),
+    [
+        (b"this is a text about a song", InvalidAudio, "^the file begins with b'this is '"),
+        (wav(peak=0), InvalidAudio, "2.0 s of silence"),
+        (wav(601.0, channels=1), TooLong, r"601\.0 s long; at most 600 s"),
+    ],
+    ids=["text", "silent", "too long"],
+)
+async def test_an_upload_no_song_can_be_made_from_is_refused_and_leaves_nothing(
+    desk: FrontDesk, tmp_path: Path, content: bytes, error: type[AceError], said: str
 ) -> None:
-    store = LocalUploads(uploads)
-    keeper = intake.Intake(store, LocalArtifacts(uploads))
-    job = await desk.submit(cover(), "", Attachments(sent(wav()), sent(wav())))
-    await store.receive("00000000-0000-0000-0000-000000000000.source", sent(wav()))
-    theirs = [f"{job.id}.reference", f"{job.id}.source"]
-
-    await keeper.sweep(desk.store.known)
-    assert len(files_in(uploads)) == 3  # so young that its job may be on its way
-
-    monkeypatch.setattr(intake, "SETTLED_AFTER_S", -60.0)
-    await keeper.sweep(desk.store.known)
-    assert files_in(uploads) == theirs
-
-    await desk.cancel(job.id, "")
-    await keeper.sweep(desk.store.known)
-    assert files_in(uploads) == theirs
-    await desk.store.forget(age_s=-60.0)
-    await keeper.sweep(desk.store.known)
-    assert files_in(uploads) == []
+    with pytest.raises(error, match=said):
+        await desk.keep_upload(sent(content), "")
+    assert files_in(tmp_path / "uploads") == files_in(tmp_path / "drafts") == []
 
 
-async def test_a_sweep_that_fails_is_tried_again(uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = asyncio.Event()
-    tries = 0
+async def test_an_upload_without_an_end_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(1000)
 
-    async def known(_: object) -> set[str]:
-        nonlocal tries
-        tries += 1
-        if tries == 1:
-            raise ConnectionError("the database went away")
-        asked.set()
-        return set()
+    monkeypatch.setattr(intake, "AudioLimits", lambda: AudioLimits(file_bytes=10_000))
+    with pytest.raises(TooLong, match="11000 bytes of audio; at most 10000"):
+        await intake.Intake(LocalArtifacts(tmp_path)).upload(endless(), "")
+    assert files_in(tmp_path / "drafts") == []
 
-    monkeypatch.setattr(intake, "SWEPT_EVERY_S", 0.01)
-    is_closing = asyncio.Event()
-    keeper = intake.Intake(LocalUploads(uploads), LocalArtifacts(uploads))
-    sweeping = asyncio.create_task(keeper.keep_swept(known, is_closing))
-    await asked.wait()
-    is_closing.set()
-    await sweeping
-    assert tries >= 2
+
+@pytest.mark.parametrize("error", [ConnectionError("gone"), ValueError("short"), asyncio.CancelledError()])
+async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield wav()
+        raise error
+
+    with pytest.raises(type(error)):
+        await intake.Intake(LocalArtifacts(tmp_path)).upload(broken(), "")
+    assert files_in(tmp_path / "uploads") == files_in(tmp_path / "drafts") == []
 
 
 async def test_audio_of_a_job_that_may_have_been_stored_is_kept(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve_app.deployments.logs import OURS, log_with_serve
+from serve_app.logs import OURS, log_with_serve
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayTaskError
 
 from models.errors import BadAudio, EngineDied
 from models.music import OnProgress
@@ -116,9 +116,63 @@ async def test_a_lost_replica_is_called_again_with_the_same_call() -> None:
     assert len(tries) == 3
 
 
-async def test_a_stage_that_is_always_lost_is_given_up_by_name() -> None:
+async def test_a_stage_that_dies_under_every_call_is_given_up_by_name() -> None:
+    tries: list[int] = []
+
     async def call() -> None:
+        tries.append(1)
         raise ActorDiedError()
 
-    with pytest.raises(StageLost, match="the DiT was lost 4 times"):
+    with pytest.raises(StageLost, match="the DiT died 4 times under one call"):
         await retried(call, "the DiT")
+    assert len(tries) == 4
+
+
+async def test_a_stage_that_is_away_is_waited_for_as_long_as_its_replica_takes_to_start() -> None:
+    tries: list[int] = []
+
+    async def call() -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ActorDiedError()
+        if len(tries) < 40:
+            raise ActorUnavailableError("its node does not answer", None)
+        return "song"
+
+    assert await retried(call, "the DiT") == "song"
+
+
+async def test_a_stage_that_stays_away_is_given_up_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "AWAY_AT_MOST_S", 0.02)
+
+    async def call() -> None:
+        raise ActorUnavailableError("its node does not answer", None)
+
+    with pytest.raises(StageLost, match="the DiT was away for"):
+        await retried(call, "the DiT")
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+async def test_what_went_with_its_node_is_made_again(is_wrapped: bool) -> None:
+    """Latents of a long song stay on the node of the DiT until they are fetched, by the conductor or by the VAE."""
+    tries: list[int] = []
+    owner: Any = b""
+    lost = ObjectLostError("ab", owner, "denoise")
+    wrapped: Any = RayTaskError
+
+    async def call() -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            raise wrapped("decode", "a long traceback", lost) if is_wrapped else lost
+        return "song"
+
+    assert await retried(call, "the VAE") == "song"
+
+
+async def test_a_stream_that_ends_without_a_result_is_a_replica_that_died() -> None:
+    async def nothing() -> AsyncIterator[object]:
+        return
+        yield
+
+    with pytest.raises(EngineDied, match="without a result"):
+        await last_of(Responses(nothing()), print)

@@ -49,13 +49,13 @@ def test_tiny_checkpoints_are_written_where_they_are_wanted_and_absent(tiny: Pat
         {
             "tiny": True,
             "checkpoints": str(tiny),
-            "data": str(tmp_path),
+            "data": str(tmp_path / "data"),
             "lm": {"model": "acestep-5Hz-lm-0.6B"},
             "dit": [{"model": "acestep-v15-xl-turbo"}],
         }
     )
     prepare(settings)
-    assert (tmp_path / "audio").is_dir()
+    assert (tmp_path / "data").is_dir()
     with pytest.raises(CheckpointError, match=r"no checkpoint acestep-v15-sft"):
         prepare(
             settings.model_copy(update={"dit": AppSettings.model_validate({"dit": [{"model": "acestep-v15-sft"}]}).dit})

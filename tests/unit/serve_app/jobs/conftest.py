@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from serve_app.jobs.database import open_database
+from serve_app.jobs.schema import metadata
 from serve_app.jobs.store import JobStore, QueueLimits
 from tests.postgres import Postgres, running
 
@@ -38,7 +39,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "jobs.db")
         return f"sqlite:///{tmp_path / 'jobs.db'}"
     url: str = request.getfixturevalue("migrated_url")
-    asyncio.run(run(url, "DELETE FROM jobs", "DELETE FROM events", "DELETE FROM tallies", "DELETE FROM stretches"))
+    asyncio.run(run(url, *(f"DELETE FROM {table}" for table in metadata.tables)))
     return url
 
 

@@ -32,6 +32,6 @@ INSERT INTO jobs VALUES
      20.0, NULL, NULL, 0, 0, NULL, NULL, 0, 'queued', 0.0, NULL, NULL, NULL),
     (4, 'succeeded', 'anna', 'succeeded', 'acestep-v15-turbo', '{"model": "acestep-v15-turbo", "seeds": [1]}',
      1.0, 2.0, 3.0, 1, 1, 'w', NULL, 0, 'succeeded', 1.0, NULL, NULL,
-     '{"tracks": [], "plans": [], "dit_model": "acestep-v15-turbo", "lm_model": null, "seconds_by_stage": {}}'),
+     '{"tracks": [{"ref": "a.mp3", "audio_format": "mp3", "seconds": 1, "size": 7, "sha256": ""}], "plans": [], "dit_model": "acestep-v15-turbo", "lm_model": null, "seconds_by_stage": {}}'),
     (5, 'failed', 'bert', 'failed', 'acestep-v15-turbo', '{"model": "acestep-v15-turbo", "seeds": [1]}',
      1.0, 2.0, 3.0, 1, 1, 'w', NULL, 0, 'failed', 0.5, 'bad_audio', 'silence', NULL)

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Row, delete, select, update
 
+from models.music import Made
 from serve_app.jobs.database import open_database
 from serve_app.jobs.job import Job, Status
-from serve_app.jobs.schema import events, jobs, stretches, tallies
+from serve_app.jobs.schema import events, jobs, metadata, stretches, tallies, tracks
 from serve_app.jobs.store import JobStore
 from serve_app.jobs.tally import SPANS_MS, Counted, Tally
 
@@ -36,7 +37,7 @@ async def pass_time(store: JobStore, job: Job, **times: float) -> None:
 async def wipe(url: str) -> None:
     engine = await open_database(url)
     async with engine.begin() as connection:
-        for table in (jobs, events, tallies, stretches):
+        for table in metadata.tables.values():
             await connection.execute(delete(table))
     await engine.dispose()
 
@@ -48,6 +49,7 @@ async def broken_counts(store: JobStore) -> list[str]:
         tallied = {(kind, name): count for kind, name, count in await connection.execute(select(tallies))}
         stretched = {(span, place): count for span, place, count in await connection.execute(select(stretches))}
         told = list(await connection.execute(select(events).order_by(events.c.job, events.c.number)))
+        noted = [tuple(row) for row in await connection.execute(select(tracks))]
     queued = [row for row in rows if row.status == Status.QUEUED]
     true_tallies = Counter(("status", row.status) for row in rows)
     true_tallies.update(("owner", row.owner) for row in queued)
@@ -55,6 +57,9 @@ async def broken_counts(store: JobStore) -> list[str]:
     true_stretches = Counter((span, row.turn // span) for row in queued for span in SPANS_MS)
     broken = [f"tallies {tallied}, truly {dict(true_tallies)}"] if tallied != true_tallies else []
     broken += [f"stretches {stretched}, truly {dict(true_stretches)}"] if stretched != true_stretches else []
+    made = [(row.number, Made.model_validate_json(row.made).tracks) for row in rows if row.made is not None]
+    true_tracks = [(number, track.ref, track.size) for number, theirs in made for track in theirs]
+    broken += [f"tracks {noted}, truly {true_tracks}"] if sorted(noted) != sorted(true_tracks) else []
     broken += _broken_events(rows, told)
     for place, row in enumerate(queued, start=1):
         (job,) = await store.get([row.id], row.owner)

@@ -52,6 +52,7 @@ async def test_a_database_from_before_there_were_migrations_keeps_its_jobs(tmp_p
     stats = await store.stats()
     assert (stats.queued, stats.running, stats.succeeded, stats.failed) == (2, 1, 1, 1)
     assert stats.failures == {"bad_audio": 1}
+    assert await store.known_tracks(["a.mp3", "b.mp3"]) == {"a.mp3"}
     assert await broken_counts(store) == []
     claimed = await store.claim("w", 60, ["acestep-v15-turbo"])
     assert claimed is not None
@@ -65,7 +66,7 @@ async def test_a_database_from_before_there_were_migrations_keeps_its_jobs(tmp_p
 async def test_many_may_open_a_new_database_at_once(new_url: str) -> None:
     engines = await asyncio.gather(*(open_database(new_url) for _ in range(4)))
     async with engines[0].connect() as connection:
-        assert list(await connection.scalars(sa.text("SELECT version_num FROM alembic_version"))) == ["0003"]
+        assert list(await connection.scalars(sa.text("SELECT version_num FROM alembic_version"))) == ["0005"]
     for engine in engines:
         await engine.dispose()
 

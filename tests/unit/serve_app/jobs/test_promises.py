@@ -228,13 +228,14 @@ class Promises(RuleBasedStateMachine):
     def _forget(self, dies: int | None) -> None:
         ended = {id_: row for id_, row in self._seen.items() if Status(row.status).is_final}
         try:
-            refs = self._do(self._store.forget(-1), dies)
+            forgotten = self._do(self._store.forget(-1), dies)
         except Died:
             return self._look(nothing_changed=True)
         rows = {row.id: row for row in self._run(rows_of(self._store))}
         gone = self._seen.keys() - rows.keys()
         assert gone == ended.keys()
-        assert sorted(refs) == sorted(
+        assert forgotten.jobs == len(gone)
+        assert sorted(forgotten.files) == sorted(
             track.ref for id_ in gone if ended[id_].made for track in Made.model_validate_json(ended[id_].made).tracks
         )
         self._promised -= gone

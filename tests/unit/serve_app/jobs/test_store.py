@@ -8,6 +8,7 @@ import pytest
 
 from models.errors import InvalidRequest, Overloaded, StoreAway
 from models.music import AudioFormat, Made, Metas, MusicRequest, SongPlan, Track
+from serve_app.jobs.forgetting import Forgotten
 from serve_app.jobs.job import Idempotency, Job, Priority, Stats, Status, Terms
 from serve_app.jobs.store import IdempotencyConflict, JobStore, LeaseLost, QueueLimits
 from tests.postgres import Postgres
@@ -38,6 +39,12 @@ async def claim(store: JobStore, lease_s: float = 60) -> Job:
     job = await store.claim("a worker", lease_s, [TURBO])
     assert job is not None
     return job
+
+
+def made(*refs: str, size: int = 1) -> Made:
+    (track,) = MADE.tracks
+    tracks = tuple(track.model_copy(update={"ref": ref, "size": size}) for ref in refs)
+    return MADE.model_copy(update={"tracks": tracks})
 
 
 async def claim_new(store: JobStore) -> Job:
@@ -285,6 +292,9 @@ async def test_one_owner_cannot_fill_the_queue_alone(url: str) -> None:
     await claim(store)
     await store.submit(request(), "anna")
     assert (await store.stats()).total == 4
+    with pytest.raises(Overloaded, match="1 jobs of this key"):
+        await store.submit(request(), "bert", at_most=1)
+    await store.submit(request(), "anna", at_most=3)
     await store.close()
 
 
@@ -378,8 +388,8 @@ async def test_what_ended_long_ago_is_forgotten_and_its_files_named(store: JobSt
     await store.succeed(await claim(store), MADE)
     await store.fail(await claim(store), "bad_audio", "silence")
     await claim(store)
-    assert await store.forget(age_s=60) == ()
-    assert set(await store.forget(age_s=-1)) == {MADE.tracks[0].ref}
+    assert await store.forget(age_s=60) == Forgotten()
+    assert await store.forget(age_s=-1) == Forgotten(2, (MADE.tracks[0].ref,))
     seen = await store.get([job.id for job in jobs], "")
     assert [job and job.status for job in seen] == [None, None, Status.RUNNING, Status.QUEUED]
     assert (await store.stats()).total == 2
@@ -389,7 +399,61 @@ async def test_no_more_is_forgotten_at_once_than_asked(store: JobStore) -> None:
     for _ in range(3):
         await store.submit(request(), "")
         await store.succeed(await claim(store), MADE)
-    assert [len(await store.forget(age_s=-1, at_most=2)) for _ in range(3)] == [2, 1, 0]
+    assert [(await store.forget(age_s=-1, at_most=2)).jobs for _ in range(3)] == [2, 1, 0]
+
+
+async def test_a_forgotten_job_leaves_what_it_made_and_what_it_was_made_from(store: JobStore) -> None:
+    audio = {"src_audio": "a.source", "reference_audio": "a.reference"}
+    await store.submit(request(task_type="cover", **audio), "")
+    await store.succeed(await claim(store), made("x", "y"))
+    await store.fail(await claim_new(store), "bad_audio", "silence")
+    forgotten = await store.forget(age_s=-1)
+    assert forgotten.jobs == 2
+    assert sorted(forgotten.files) == ["a.reference", "a.source", "x", "y"]
+    assert await store.known_tracks(["x", "y"]) == set()
+    assert await broken_counts(store) == []
+
+
+async def test_the_oldest_tracks_go_with_their_jobs_until_the_rest_has_room(store: JobStore) -> None:
+    ended = []
+    for name in "abc":
+        ended.append(await claim_new(store))
+        await store.succeed(ended[-1], made(f"{name}1", f"{name}2", size=10))
+    failed = await claim_new(store)
+    await store.fail(failed, "bad_audio", "silence")
+    assert await store.forget_oldest(60) == Forgotten()
+    forgotten = await store.forget_oldest(59)
+    assert (forgotten.jobs, sorted(forgotten.files)) == (1, ["a1", "a2"])
+    assert (await store.forget_oldest(0, at_most=1)).jobs == 1
+    left = await store.get([job.id for job in (*ended, failed)], "")
+    assert [job and job.status for job in left] == [None, None, Status.SUCCEEDED, Status.FAILED]
+    assert (await store.forget_oldest(0)).jobs == 1
+    assert (await store.stats()).total == 1
+    assert await broken_counts(store) == []
+
+
+async def test_many_who_make_room_at_once_make_it_once(url: str) -> None:
+    stores = [await JobStore.open(url, QueueLimits(jobs=50, attempts=2)) for _ in range(4)]
+    for number in range(8):
+        await stores[0].succeed(await claim_new(stores[0]), made(f"{number}"))
+    forgotten = await asyncio.gather(*(store.forget_oldest(5) for store in stores))
+    assert sorted(file for each in forgotten for file in each.files) == ["0", "1", "2"]
+    for store in stores:
+        await store.close()
+
+
+async def test_tracks_of_jobs_are_told_from_others(store: JobStore) -> None:
+    await store.succeed(await claim_new(store), made("x", "y"))
+    assert await store.known_tracks([*(f"nobody's-{number}" for number in range(1200)), "x", "y"]) == {"x", "y"}
+    assert await store.known_tracks([]) == set()
+
+
+async def test_when_the_longest_running_job_began_is_told(store: JobStore) -> None:
+    assert await store.running_since() is None
+    first, second = await claim_new(store), await claim_new(store)
+    assert await store.running_since() == first.started_at
+    await store.succeed(first, MADE)
+    assert await store.running_since() == second.started_at
 
 
 async def test_when_a_job_will_be_done_is_told_from_how_long_others_took(store: JobStore) -> None:

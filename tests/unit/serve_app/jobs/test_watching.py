@@ -66,7 +66,7 @@ async def test_a_forgotten_job_ends_its_watch(store: JobStore, watch: Watch) -> 
     await asyncio.sleep(0.1)
     await store.cancel(job.id, "")
     await store.forget(age_s=0)
-    assert await watching == []
+    assert [event.status for event in await watching] in ([], [Status.CANCELLED])  # it may have looked in between
 
 
 async def test_closing_ends_every_watch(store: JobStore, watch: Watch) -> None:
