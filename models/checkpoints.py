@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from models.errors import CheckpointError, InvalidRequest, UnknownAdapter, UnknownModel
-from models.music import SOURCE_TASKS, MusicRequest, Task
+from models.music import HEARD, SOURCE_TASKS, Analysis, MusicRequest, Task
 
 VAE = "vae"
 TEXT_ENCODER = "Qwen3-Embedding-0.6B"
@@ -76,6 +76,8 @@ def check_request(request: MusicRequest, variant: Variant) -> None:
     task = request.task_type
     if task not in variant.tasks:
         raise InvalidRequest(f"task_type {task.value!r} is not one of {variant.name}'s: {', '.join(variant.tasks)}")
+    if request.analysis is not None:
+        _check_analysis(request.analysis, request)
     if request.audio_codes and task not in CODE_TASKS:
         raise InvalidRequest(f"audio codes are for task_type {' or '.join(CODE_TASKS)}, not for {task.value!r}")
     if task in SOURCE_TASKS and request.src_audio is None and not request.audio_codes:
@@ -86,6 +88,17 @@ def check_request(request: MusicRequest, variant: Variant) -> None:
         )
     if request.timesteps is not None:
         _check_timesteps(request.timesteps, variant)
+
+
+def _check_analysis(analysis: Analysis, request: MusicRequest) -> None:
+    if request.task_type is not Task.TEXT2MUSIC or request.songs > 1:
+        raise InvalidRequest(
+            f"analysis {analysis.value!r} of {request.songs} songs with task_type {request.task_type.value!r}; "
+            f"allowed: of one, with {Task.TEXT2MUSIC.value!r}"
+        )
+    has_codes = bool(request.audio_codes) and analysis is Analysis.SONG
+    if analysis in HEARD and request.src_audio is None and not has_codes:
+        raise InvalidRequest(f"analysis {analysis.value!r} is made of source audio, and there is none")
 
 
 def _check_timesteps(timesteps: tuple[float, ...], variant: Variant) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import InvalidAudio, InvalidRequest, TooLong
-from models.music import MAX_SECONDS, SAMPLE_RATE, SAMPLES_PER_FRAME, MusicRequest, Task
+from models.music import HEARD, MAX_SECONDS, SAMPLE_RATE, SAMPLES_PER_FRAME, MusicRequest, Task
 
 WINDOWED = (Task.REPAINT, Task.LEGO)  # the others make the whole length anew
 
@@ -82,8 +82,9 @@ class Splice:
 
 
 def source_of(request: MusicRequest) -> str | None:
-    """The audio that the songs are made from, where they are made from audio; given audio codes stand in for it."""
-    return None if request.task_type is Task.TEXT2MUSIC or request.audio_codes else request.src_audio
+    """The audio that the songs are made from, or that is analysed; given audio codes stand in for it."""
+    needs_audio = request.task_type is not Task.TEXT2MUSIC or request.analysis in HEARD
+    return request.src_audio if needs_audio and not request.audio_codes else None
 
 
 def window_of(request: MusicRequest) -> Window:

@@ -59,6 +59,17 @@ class Task(StrEnum):
 SOURCE_TASKS = tuple(task for task in Task if task is not Task.TEXT2MUSIC)  # those that need audio to work on
 
 
+class Analysis(StrEnum):
+    """What is told of a song instead of making it."""
+
+    PLAN = "plan"  #: what the LM would have it be
+    CODES = "codes"  #: the audio codes that its source is heard as
+    SONG = "song"  #: caption, metadata and lyrics of its source, or of given audio codes
+
+
+HEARD = (Analysis.CODES, Analysis.SONG)
+
+
 class AudioFormat(StrEnum):
     MP3 = "mp3"
     WAV = "wav"
@@ -152,6 +163,7 @@ class MusicRequest(Value):
     model: str
     lm_model: str | None = None  # None: this server's default LM, if it has one
     task_type: Task = Task.TEXT2MUSIC
+    analysis: Analysis | None = None  # None: songs are made
     prompt: Annotated[str, Field(max_length=MAX_PROMPT_LETTERS)] = ""
     lyrics: Annotated[str, Field(max_length=MAX_LYRICS_LETTERS)] = ""
     bpm: Bpm | None = None
@@ -334,7 +346,7 @@ class Track(Value):
 class Made(Value):
     """What came of one request, song by song."""
 
-    tracks: tuple[Track, ...]
+    tracks: tuple[Track, ...]  # none of an analysis
     plans: tuple[SongPlan, ...]
     dit_model: str
     lm_model: str | None

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from models.editing import WHOLE, Splice, Window, source_of, splice_of, window_of
+from models.errors import InvalidRequest
 from models.music import (
     DEFAULT_SECONDS,
     FRAMES_PER_SECOND,
+    HEARD,
     MAX_SECONDS,
     MIN_SECONDS,
+    Analysis,
     Encoding,
     Latents,
     Made,
@@ -40,9 +43,17 @@ class Lm(Protocol):
         """One plan a song, in the order of the request's seeds. Values given by the caller come back unchanged."""
         ...
 
+    async def understand(self, codes: tuple[int, ...], request: MusicRequest) -> SongPlan:
+        """What audio codes sound like: caption, metadata, lyrics."""
+        ...
+
 
 class Dit(Protocol):
     async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents: ...
+
+    async def codes(self, source: Source) -> tuple[int, ...]:
+        """What a source is heard as, five audio codes a second."""
+        ...
 
 
 class Vae(Protocol):
@@ -73,7 +84,8 @@ class Stages:
 async def make_music(
     request: MusicRequest, stages: Stages, on_progress: Callable[[Progress], None], deadline_s: float | None = None
 ) -> Made:
-    """Makes every song of a request, side by side, or fails at the first step of the DiT that ends after `deadline_s`.
+    """Makes every song of a request, side by side, or only hears or plans one where an analysis is asked for; fails at
+    the first step of the DiT that ends after `deadline_s`.
 
     Raises AceError. One song that fails fails the job: its neighbours are cancelled before the error leaves.
     """
@@ -82,7 +94,7 @@ async def make_music(
     with clock.measures(Stage.ENCODE):
         source, reference = await _encode(request, stages.vae, watch)
     with clock.measures(Stage.PLAN):
-        plans = await _plan(request, stages.lm, watch)
+        plans = await _plan(request, source, stages, watch)
     plans = tuple(with_duration(plan, source) for plan in plans)
 
     async def make(index: int) -> tuple[Latents, Track]:
@@ -95,7 +107,7 @@ async def make_music(
         watch.of(Stage.DECODE, index)(1, 1)
         return latents, track
 
-    made = await all_or_none([make(index) for index in range(request.songs)])
+    made = await all_or_none([make(index) for index in range(request.songs)]) if request.analysis is None else []
     return Made(
         tracks=tuple(track for _, track in made),
         plans=plans,
@@ -113,8 +125,14 @@ async def make_music(
 
 def needs_lm(request: MusicRequest) -> bool:
     """Whether the request cannot be honoured without an LM."""
+    if request.analysis is not None:
+        return request.analysis is Analysis.SONG or (request.analysis is Analysis.PLAN and _is_written(request))
     if request.task_type is not Task.TEXT2MUSIC:  # the rest is made from a source, with the caller's own words
         return False
+    return _is_written(request)
+
+
+def _is_written(request: MusicRequest) -> bool:
     return request.thinking or request.sample_query is not None or request.use_format
 
 
@@ -170,10 +188,26 @@ async def _encode(request: MusicRequest, vae: Vae, watch: _Watch) -> tuple[Sourc
     return made
 
 
-async def _plan(request: MusicRequest, lm: Lm | None, watch: _Watch) -> tuple[SongPlan, ...]:
-    if lm is None or not wants_lm(request):
+async def _plan(request: MusicRequest, source: Source | None, stages: Stages, watch: _Watch) -> tuple[SongPlan, ...]:
+    if request.analysis in HEARD:
+        return (await _hear(request, source, stages, watch),)
+    if stages.lm is None or not wants_lm(request):
         return plan_as_asked(request)
-    return await lm.plan(request, watch.of(Stage.PLAN, 0))
+    return await stages.lm.plan(request, watch.of(Stage.PLAN, 0))
+
+
+async def _hear(request: MusicRequest, source: Source | None, stages: Stages, watch: _Watch) -> SongPlan:
+    """What is analysed: a source, or the codes that stand in for it."""
+    (plan,) = plan_as_asked(request)
+    if source is not None:
+        plan = plan.model_copy(update={"codes": await stages.dit.codes(source)})
+    if request.analysis is Analysis.SONG:
+        if stages.lm is None:
+            raise InvalidRequest("this server runs no LM any more, and only an LM can tell what a song is like")
+        heard = await stages.lm.understand(plan.codes, request)
+        plan = heard.model_copy(update={"codes": plan.codes})
+    watch.of(Stage.PLAN, 0)(1, 1)
+    return plan
 
 
 async def all_or_none(works: list[Awaitable[T]]) -> list[T]:

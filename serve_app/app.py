@@ -43,4 +43,4 @@ def graph(settings: AppSettings) -> Application:
     dits = {dit.model: serve.deployment(name=dit.deployment)(DitReplica).bind(settings, dit) for dit in settings.dit}
     vae = serve.deployment(name="vae")(VaeReplica).bind(settings)
     conductor = serve.deployment(name="conductor")(ConductorReplica).bind(settings, lms, dits, vae)
-    return serve.deployment(name="ingress")(serve.ingress()(Ingress)).bind(settings, conductor)
+    return serve.deployment(name="ingress")(serve.ingress()(Ingress)).bind(settings, conductor, lms)

@@ -16,10 +16,11 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Scope
 
-from models.errors import Overloaded, RequestError, StoreAway
+from models.errors import AceError, Overloaded, RequestError, StoreAway
 from serve_app.artifacts.face import StorageFailed
-from serve_app.dialects import release_task
 from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
+from serve_app.dialects.current.models import ModelsFormat
+from serve_app.dialects.current.routes import routes as current_routes
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.openrouter.errors import OpenAiErrors
 from serve_app.dialects.openrouter.routes import routes as openrouter_routes
@@ -35,6 +36,7 @@ STORE_RETRY_AFTER_S = 5  # a guess: until the job database is back
 STORAGE_RETRY_AFTER_S = 60  # a guess: until somebody made room, or the store is back
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 LONGEST_COMPLAINT = 2000  # characters
+CONFLICT = "idempotency_conflict"  # code of the refusal that is no fault of the request itself
 LOCAL_ORIGINS = r"null|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -48,6 +50,7 @@ class EdgeOptions:
 
     keyring: Keyring = field(default_factory=Keyring)
     cors_origins: tuple[str, ...] = ()
+    models_format: ModelsFormat = "wrapped"
     is_local: bool = True
     body: BodyLimits = field(default_factory=BodyLimits)
     tells_request_id: bool = True  # not behind a proxy that does
@@ -57,7 +60,7 @@ class EdgeOptions:
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
     app = FastAPIOffline(redoc_url=None, title="ACE-Step server", version="1.0", lifespan=lifespan)
     access = Access(options.keyring)
-    app.include_router(release_task.routes(desk, access))
+    app.include_router(current_routes(desk, access, options.models_format))
     app.include_router(openrouter_routes(desk, access, options.generation_timeout_s))
     app.include_router(speech_routes(desk, access, options.generation_timeout_s))
     _add_middleware(app, options)
@@ -126,7 +129,8 @@ async def _refuse_forbidden(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _refuse_request(_: Request, error: Exception) -> JSONResponse:
-    return refusal(400, _shortened(str(error)))
+    code = error.code if isinstance(error, AceError) else ""
+    return refusal(409 if code == CONFLICT else 400, _shortened(str(error)))
 
 
 def _shortened(complaint: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -16,9 +16,9 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from models.audio import check_encoding
-from models.checkpoints import adapter_named, check_request, variant_named
-from models.errors import InvalidRequest, Overloaded, RequestError, StoreAway, UnknownModel
-from models.music import MusicRequest
+from models.checkpoints import adapter_named, adapters_in, check_request, variant_named
+from models.errors import DeadlineExceeded, InvalidRequest, Overloaded, RequestError, StoreAway, UnknownModel
+from models.music import MusicRequest, SongPlan
 from models.pipeline import needs_lm
 from serve_app.artifacts.place import artifacts_of
 from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, TrackFile, Upload
@@ -31,10 +31,13 @@ from serve_app.keys import Keyring
 from serve_app.listening import is_loopback, listening_host, refuse_open
 from serve_app.logs import log_with_serve
 from serve_app.middleware import BodyLimits
-from serve_app.settings import AppSettings, keyring_of
+from serve_app.remote import RemoteLms
+from serve_app.roots import AudioRoots
+from serve_app.settings import AppSettings, keyring_of, models_format_of
 from serve_app.webhooks import WebhookGate
 
 STORE_ANSWERS_WITHIN_S = 2.0
+ASKED_AT_ONCE = 8  # of the LM, without a job, by one replica
 
 
 def catalogue_of(settings: AppSettings) -> Catalogue:
@@ -58,13 +61,21 @@ def catalogue_of(settings: AppSettings) -> Catalogue:
 class FrontDesk:
     """The desk of one ingress replica, over the shared store."""
 
-    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any], keyring: Keyring | None = None) -> None:
+    def __init__(
+        self,
+        settings: AppSettings,
+        conductor: DeploymentHandle[Any],
+        keyring: Keyring | None = None,
+        lms: Mapping[str, DeploymentHandle[Any]] | None = None,
+    ) -> None:
         self.catalogue = catalogue_of(settings)
         self._settings = settings
         self._keyring = keyring or Keyring()
         self._conductor = conductor
+        self._lms = RemoteLms(settings, lms or {})
+        self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._artifacts = artifacts_of(settings)
-        self._intake = Intake(self._artifacts)
+        self._intake = Intake(self._artifacts, AudioRoots(settings.audio_roots))
         self._webhooks = WebhookGate(settings.webhooks)
         self._store: JobStore | None = None
         self._watch: Watch | None = None
@@ -145,6 +156,20 @@ class FrontDesk:
     async def cancel(self, id_: str, owner: str) -> Job | None:
         return await self.store.cancel(id_, owner)
 
+    async def adapters(self) -> tuple[str, ...]:
+        return await asyncio.to_thread(adapters_in, self._settings.adapters_folder)
+
+    async def describe(self, request: MusicRequest) -> SongPlan:
+        self._check_models(request)
+        if self._asking.locked():
+            raise Overloaded(f"Server busy: the LM is being asked {ASKED_AT_ONCE} things at once, as many as may")
+        timeout_s = self._settings.api.lm_timeout_s
+        async with self._asking:
+            try:
+                return await asyncio.wait_for(self._lms.describe(request), timeout_s)
+            except TimeoutError:
+                raise DeadlineExceeded(f"the LM gave no answer within {timeout_s:g} s") from None
+
     async def stats(self) -> Stats:
         return await self.store.stats()
 
@@ -167,6 +192,14 @@ class FrontDesk:
 
     async def _check(self, request: MusicRequest) -> None:
         """Raises UnknownModel, UnknownAdapter or InvalidRequest for what this server, as it is set up, cannot make."""
+        self._check_models(request)
+        check_request(request, variant_named(request.model))
+        check_encoding(request.encoding)
+        for lora in request.loras:
+            await asyncio.to_thread(adapter_named, lora.name, self._settings.adapters_folder)
+
+    def _check_models(self, request: MusicRequest) -> None:
+        """Raises UnknownModel or InvalidRequest where this server does not run what the request is for."""
         names = [card.name for card in self.catalogue.models]
         if request.model not in names:
             raise UnknownModel(f"this server does not run model {request.model!r}; it runs {', '.join(names)}")
@@ -175,22 +208,20 @@ class FrontDesk:
             raise UnknownModel(f"this server does not run LM {request.lm_model!r}; it runs {', '.join(lms) or 'none'}")
         if needs_lm(request) and not lms:
             raise InvalidRequest("this server runs no LM, so thinking, sample mode and use_format are not available")
-        check_request(request, variant_named(request.model))
-        check_encoding(request.encoding)
-        for lora in request.loras:
-            await asyncio.to_thread(adapter_named, lora.name, self._settings.adapters_folder)
 
 
 class Ingress:
     """The replica: a FastAPI application built where it runs, so that nothing of it has to be pickled."""
 
-    def __init__(self, settings: AppSettings, conductor: DeploymentHandle[Any]) -> None:
+    def __init__(
+        self, settings: AppSettings, conductor: DeploymentHandle[Any], lms: Mapping[str, DeploymentHandle[Any]]
+    ) -> None:
         log_with_serve()
         self._settings = settings
         self._keyring = keyring_of(settings.api)
         self._host = listening_host()
         refuse_open(self._host, settings.api)
-        self._desk = FrontDesk(settings, conductor, self._keyring)
+        self._desk = FrontDesk(settings, conductor, self._keyring, lms)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         @asynccontextmanager
@@ -201,10 +232,11 @@ class Ingress:
         api = self._settings.api
         body = BodyLimits(api.max_body_mib * 2**20, api.max_upload_mib * 2**20, api.max_bodies_mib * 2**20)
         options = EdgeOptions(
-            self._keyring,
-            api.cors_origins,
-            is_loopback(self._host),
-            body,
+            keyring=self._keyring,
+            cors_origins=api.cors_origins,
+            models_format=models_format_of(api),
+            is_local=is_loopback(self._host),
+            body=body,
             tells_request_id=False,
             generation_timeout_s=api.generation_timeout_s,
         )

@@ -16,7 +16,8 @@ from models.errors import InvalidRequest, RequestError
 from models.music import SAMPLE_RATE, MusicRequest
 from models.source_audio import AudioInfo, AudioLimits, examine_in_subprocess
 from serve_app.artifacts.face import Artifacts, Kind, StorageFailed, upload_of
-from serve_app.dialects.desk import Attached, Attachments, Upload
+from serve_app.dialects.desk import Attached, Attachments, ServerPath, Upload
+from serve_app.roots import AudioRoots
 
 T = TypeVar("T")
 
@@ -25,8 +26,9 @@ UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Intake:
-    def __init__(self, artifacts: Artifacts) -> None:
+    def __init__(self, artifacts: Artifacts, roots: AudioRoots | None = None) -> None:
         self._artifacts = artifacts
+        self._roots = roots or AudioRoots()
         self._limits = AudioLimits()
         self._examiners = ThreadPoolExecutor(EXAMINED_AT_ONCE, "examine")  # a caller who leaves frees no thread
 
@@ -58,6 +60,8 @@ class Intake:
         return Upload(id_, info.seconds or 0.0, info.sample_rate, info.channels, size)
 
     async def _keep(self, ref: str, attached: Attached, owner: str) -> AudioInfo:
+        if isinstance(attached, ServerPath):
+            attached = self._roots.read(attached.path)
         if not isinstance(attached, str):
             info, _ = await self._receive(ref, attached)
             return info

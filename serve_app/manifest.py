@@ -218,6 +218,7 @@ def fit_faults(manifest: Tree, serve: ServeDeploySchema) -> Iterator[str]:
     deployments = [one for application in serve.applications for one in application.deployments]
     yield from _drain_faults(manifest, groups, deployments)
     yield from _image_faults(manifest, groups)
+    yield from _audio_faults(groups, serve)
     gpus = int(sum(group.gpus * group.pods_at_most for group in groups))
     shares = least_shares(deployments)
     if not fits(shares, gpus):
@@ -249,6 +250,17 @@ def _drain_faults(manifest: Tree, groups: list[Group], deployments: list[Deploym
     longest = max((group.grace_s for group in groups), default=0.0)
     if deletion < longest:
         yield f"rayClusterDeletionDelaySeconds {deletion} is shorter than a pod's {longest:g} s to end"
+
+
+def _audio_faults(groups: list[Group], serve: ServeDeploySchema) -> Iterator[str]:
+    """What the server itself refuses when it starts."""
+    pods = sum(group.pods_at_most for group in groups[1:])
+    for args in (application.args for application in serve.applications):
+        if pods > 1 and not args.get("artifacts") and not args.get("data_is_shared"):
+            yield (
+                f"args: audio would be in a folder of each of {pods:g} pods; set `artifacts: s3://BUCKET/PREFIX`, or "
+                "`data_is_shared: true` where `data` is a volume that all of them mount"
+            )
 
 
 def _image_faults(manifest: Tree, groups: list[Group]) -> Iterator[str]:

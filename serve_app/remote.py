@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from models.editing import WHOLE, Splice, Window
 from models.errors import EngineDied, EngineError, UnknownModel
 from models.music import Encoding, Latents, MusicRequest, OnProgress, Song, SongPlan, Source, Track, ignore
-from serve_app.settings import AppSettings
+from serve_app.settings import AppSettings, LmSettings
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -106,28 +106,50 @@ class RemoteLms:
 
     def __init__(self, settings: AppSettings, handles: Mapping[str, DeploymentHandle[Any]]) -> None:
         self._settings = settings
-        self._handles = {name: handle.options(stream=True) for name, handle in handles.items()}
+        self._handles = handles
+        self._streaming = {name: handle.options(stream=True) for name, handle in handles.items()}
 
     async def plan(self, request: MusicRequest, on_progress: OnProgress = ignore) -> tuple[SongPlan, ...]:
-        lm = self._settings.lm_for(request.lm_model, request.lm_backend)
-        if lm is None:  # the settings changed while the job waited
-            raise UnknownModel(f"this server does not run LM {request.lm_model!r} any more")
-        handle = self._handles[lm.deployment]
+        lm = self._meant_by(request)
+        handle = self._streaming[lm.deployment]
         plans: tuple[SongPlan, ...] = await retried(
             lambda: last_of(handle.plan.remote(request), on_progress), f"the LM {lm.model}"
         )
         return plans
 
+    async def understand(self, codes: tuple[int, ...], request: MusicRequest) -> SongPlan:
+        lm = self._meant_by(request)
+        handle = self._handles[lm.deployment]
+        song: SongPlan = await retried(lambda: _awaited(handle.understand.remote(codes, request)), f"the LM {lm.model}")
+        return song
+
+    async def describe(self, request: MusicRequest) -> SongPlan:
+        lm = self._meant_by(request)
+        handle = self._handles[lm.deployment]
+        song: SongPlan = await retried(lambda: _awaited(handle.describe.remote(request)), f"the LM {lm.model}")
+        return song
+
+    def _meant_by(self, request: MusicRequest) -> LmSettings:
+        lm = self._settings.lm_for(request.lm_model, request.lm_backend)
+        if lm is None:  # the settings changed while the job waited
+            raise UnknownModel(f"this server does not run LM {request.lm_model!r} any more")
+        return lm
+
 
 class RemoteDit:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        self._handle = handle.options(stream=True)
+        self._handle = handle
+        self._streaming = handle.options(stream=True)
 
     async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents:
         latents: Latents = await retried(
-            lambda: last_of(self._handle.denoise.remote(song), on_progress), f"the DiT {song.request.model}"
+            lambda: last_of(self._streaming.denoise.remote(song), on_progress), f"the DiT {song.request.model}"
         )
         return latents
+
+    async def codes(self, source: Source) -> tuple[int, ...]:
+        codes: tuple[int, ...] = await retried(lambda: _awaited(self._handle.codes.remote(source)), "the DiT")
+        return codes
 
 
 class RemoteVae:

@@ -100,6 +100,9 @@ class ApiSettings(Settings):
     keys_from: str = "ACESTEP_API_KEY"
     keys_file: Path | None = None  # keys with names, scopes and limits; read again when it changes
     allow_open: bool = False  # to listen beyond this machine without a key
+    lm_timeout_s: Annotated[float, Field(gt=0)] = 60.0  # of what is asked of the LM without a job
+    models_format: Literal["wrapped", "openrouter"] | None = None  # of /v1/models; unset: ACESTEP_MODELS_FORMAT
+    audio_roots: tuple[Path, ...] = ()  # folders whose audio requests may name by its absolute path
     cors_origins: tuple[str, ...] = ()  # without a key and on loopback, pages of this machine as well
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
     max_bodies_mib: Annotated[int, Field(ge=1)] = 512  # of all requests at a time, in each replica of the ingress
@@ -190,6 +193,10 @@ class AppSettings(Settings):
         return PROJECT / self.data
 
     @property
+    def audio_roots(self) -> tuple[Path, ...]:
+        return tuple(PROJECT / root for root in self.api.audio_roots)
+
+    @property
     def database_url(self) -> str:
         return os.environ.get(self.database_from, "").strip() or f"sqlite:///{self.data_folder / 'jobs.db'}"
 
@@ -201,3 +208,9 @@ def read_api_keys(settings: ApiSettings) -> tuple[str, ...]:
 def keyring_of(settings: ApiSettings) -> Keyring:
     """Raises BadKeys."""
     return Keyring(read_api_keys(settings), settings.keys_file and PROJECT / settings.keys_file)
+
+
+def models_format_of(settings: ApiSettings) -> Literal["wrapped", "openrouter"]:
+    """Raises ValidationError where the environment names another."""
+    asked = os.environ.get("ACESTEP_MODELS_FORMAT", "").strip() or None
+    return settings.models_format or ApiSettings.model_validate({"models_format": asked}).models_format or "wrapped"

@@ -16,7 +16,7 @@ from models.dit.prompts import INSTRUCTIONS, instruction_of, lyric_prompt, text_
 from models.dit.stepping import Condition, Conditions
 from models.editing import window_of
 from models.errors import TooLong
-from models.music import FRAMES_PER_SECOND, Song, Task
+from models.music import FRAMES_PER_SECOND, Song, Source, Task
 from models.weights import DitWeights, read_text_encoder
 
 TEXT_TOKENS = 256
@@ -54,6 +54,11 @@ class Conditioner:
         elif request.audio_cover_strength < 1.0:
             remarks += ("audio_cover_strength: not applied, the song has no source or audio codes to let go of",)
         return Conditions(first, then, canvas.start, canvas.kept, remarks)
+
+    def codes_of(self, source: Source) -> tuple[int, ...]:
+        """What a source is heard as, five codes a second, a started one counted."""
+        latents = self._latents(source.values).to(self._dtype)
+        return tuple(self._codes.codes(latents, self._silence.to(self._dtype)).tolist())
 
     def _silence_of(self, song: Song) -> Tensor:
         """(frame, channel) fp32, as long as the song."""

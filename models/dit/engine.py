@@ -20,7 +20,19 @@ from models.dit.conditioning import Conditioner
 from models.dit.loop import Device, Health, StepLoop, Ticket
 from models.dit.transformer import Row, Transformer
 from models.errors import CheckpointError, EngineError
-from models.music import MAX_SECONDS, Latents, Lora, Metas, MusicRequest, OnProgress, Song, SongPlan, frames_of, ignore
+from models.music import (
+    MAX_SECONDS,
+    Latents,
+    Lora,
+    Metas,
+    MusicRequest,
+    OnProgress,
+    Song,
+    SongPlan,
+    Source,
+    frames_of,
+    ignore,
+)
 from models.weights import read_dit
 
 STUCK_AFTER_S = 300.0
@@ -53,7 +65,7 @@ class DitEngine:
         weights = read_dit(locate(name, checkpoints), dtype)
         if weights.config.is_turbo != self._variant.is_turbo:
             raise CheckpointError(f"{name} says is_turbo {weights.config.is_turbo}, which is not what {name} is")
-        conditioner = Conditioner(weights, locate(TEXT_ENCODER, checkpoints), device, dtype)
+        conditioner = self._conditioner = Conditioner(weights, locate(TEXT_ENCODER, checkpoints), device, dtype)
         compiles = device.type == "cuda" if compiles is None else compiles
         transformer = self._transformer = Transformer(weights, device, dtype, is_compiled=compiles)
         self._adapters = AdapterCache(adapters, transformer.model)
@@ -75,6 +87,12 @@ class DitEngine:
                 return await asyncio.wrap_future(ticket.answer)
             finally:
                 self._loop.withdraw(ticket)
+
+    async def codes(self, source: Source) -> tuple[int, ...]:
+        """What a source is heard as, five audio codes a second. Raises EngineError."""
+        return await asyncio.wrap_future(
+            self._loop.errand(lambda: self._conditioner.codes_of(source), len(source.values))
+        )
 
     def warm_up(self) -> None:
         """Compiles what is to be compiled, then makes ten seconds of nothing in particular, through every part a song

@@ -6,9 +6,12 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +26,7 @@ from models.dit.transformer import Row
 from models.errors import AceError, BadLatents, Cancelled, DeadlineExceeded, EngineError, OutOfMemory
 from models.music import FRAMES_PER_SECOND, Latents, OnProgress, Song
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PACE_KEPT = 0.9  # share of the old figure that stays when another step has been timed
@@ -79,6 +83,27 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class _Errand:
+    """Something else that only the device's thread may do."""
+
+    work: Callable[[], Any]
+    frames: int  # of the audio it is about
+    answer: Future[Any]
+
+    def run(self) -> None:
+        if self.answer.set_running_or_notify_cancel():
+            try:
+                self.answer.set_result(self.work())
+            except Exception as error:
+                self.fail(_as_ace_error(error, self.frames))
+                _raise_if_lost(error)
+
+    def fail(self, error: AceError) -> None:
+        with suppress(InvalidStateError):  # whoever asked has left
+            self.answer.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
 class _Seat:
     """A song in the batch."""
 
@@ -96,6 +121,7 @@ class StepLoop:
         self._line: WaitingLine[Ticket] = WaitingLine(limits)
         self._changed = threading.Condition()  # guards the line and the flag; the seats are the thread's own
         self._is_closing = False
+        self._errands: deque[_Errand] = deque()
         self._seats: list[_Seat] = []
         self._pace_s = 0.0  # for one token of one row, learnt from the steps run
         self._step_since: float | None = None
@@ -111,6 +137,17 @@ class StepLoop:
                 raise EngineError(f"the DiT takes no more songs: {self._error or 'it was closed'}")
             self._line.add(ticket, ticket.size, expected_s)
             self._changed.notify()
+
+    def errand(self, work: Callable[[], T], frames: int) -> Future[T]:
+        """Done in the device's thread before its next step, about audio of so many frames. Raises EngineError once the
+        thread has ended."""
+        errand = _Errand(work, frames, Future())
+        with self._changed:
+            if self._is_closing:
+                raise EngineError(f"the DiT takes no more work: {self._error or 'it was closed'}")
+            self._errands.append(errand)
+            self._changed.notify()
+        return errand.answer
 
     def withdraw(self, ticket: Ticket) -> None:
         """A waiting song is forgotten, a running one leaves at the next step, a finished one is no matter."""
@@ -142,22 +179,32 @@ class StepLoop:
             reason = EngineError(f"the DiT's device thread ended: {error!r}")
         with self._changed:
             self._is_closing = True
-            left = self._line.clear()
-        for ticket in [*(seat.ticket for seat in self._seats), *left]:
-            ticket.fail(reason)
+            left: list[Ticket | _Errand] = [*(seat.ticket for seat in self._seats), *self._line.clear(), *self._errands]
+        for each in left:
+            each.fail(reason)
         self._seats = []
 
     def _admit(self) -> bool:
         """Waits for something to do and seats whom there is room for. False once the loop is to end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closing or self._seats or len(self._line))
+            self._changed.wait_for(lambda: self._is_closing or self._seats or len(self._line) or self._errands)
             if self._is_closing:
                 return False
+        self._run_errands()
+        with self._changed:
             self._seats = [seat for seat in self._seats if not seat.ticket.answer.done()]
             admitted = self._line.admit(sum((seat.ticket.size for seat in self._seats), NOTHING))
         for ticket in admitted:
             self._seat(ticket)
         return True
+
+    def _run_errands(self) -> None:
+        self._step_since = self.clock()
+        try:
+            for _ in range(len(self._errands)):
+                self._errands.popleft().run()
+        finally:
+            self._step_since = None
 
     def _seat(self, ticket: Ticket) -> None:
         if self._is_overdue(ticket):
@@ -168,7 +215,7 @@ class StepLoop:
             noises = noises_of(ticket.song, ticket.frames)
             trajectory = Trajectory(ticket.sampling, conditions, self._device.null, noises, ticket.adapters)
         except Exception as error:
-            ticket.fail(_as_ace_error(error, ticket))
+            ticket.fail(_as_ace_error(error, ticket.frames))
             _raise_if_lost(error)
         else:
             self._seats.append(_Seat(ticket, trajectory, ticket.remarks + conditions.remarks))
@@ -189,7 +236,7 @@ class StepLoop:
             self._report()
         except Exception as error:
             for seat in self._seats:
-                seat.ticket.fail(_as_ace_error(error, seat.ticket))
+                seat.ticket.fail(_as_ace_error(error, seat.ticket.frames))
             _raise_if_lost(error)
         finally:
             self._step_since = None
@@ -224,12 +271,12 @@ def _advance(seat: _Seat, answers: Sequence[Tensor | None]) -> None:
     """What fails here is one song's own matter."""
     velocities = [velocity for velocity in answers if velocity is not None]
     if len(velocities) < len(answers):
-        seat.ticket.fail(_too_large(seat.ticket))
+        seat.ticket.fail(_too_large(seat.ticket.frames))
         return
     try:
         seat.trajectory.advance(velocities)
     except Exception as error:
-        seat.ticket.fail(_as_ace_error(error, seat.ticket))
+        seat.ticket.fail(_as_ace_error(error, seat.ticket.frames))
         _raise_if_lost(error)
 
 
@@ -245,15 +292,15 @@ def _overdue() -> DeadlineExceeded:
     return DeadlineExceeded("the deadline passed before the song was made")
 
 
-def _too_large(ticket: Ticket) -> OutOfMemory:
-    return OutOfMemory(f"a song of {ticket.frames / FRAMES_PER_SECOND:g} s does not fit on this device")
+def _too_large(frames: int) -> OutOfMemory:
+    return OutOfMemory(f"a song of {frames / FRAMES_PER_SECOND:g} s does not fit on this device")
 
 
-def _as_ace_error(error: Exception, ticket: Ticket) -> AceError:
+def _as_ace_error(error: Exception, frames: int) -> AceError:
     if isinstance(error, AceError):
         return error
     if isinstance(error, torch.OutOfMemoryError):
-        return _too_large(ticket)
+        return _too_large(frames)
     log.error("a song failed in the DiT", exc_info=error)
     return EngineError(f"a song failed in the DiT: {error!r}")
 

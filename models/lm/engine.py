@@ -46,15 +46,19 @@ class LmEngine:
 
         Raises UnknownModel, TooLong, BadPlan or EngineError. Cancelling it frees what its songs hold in the engine.
         """
-        if request.lm_model not in (None, self.name):
-            raise UnknownModel(f"lm_model {request.lm_model!r} asked, this is {self.name}")
+        self._check_is_meant(request)
         if not wants_lm(request):
             return plan_as_asked(request)
         plans = await self._planner(on_progress).plan(request)
-        if request.lm_backend in (None, self._backend.name):
-            return plans
-        remark = f"lm_backend: {request.lm_backend} asked, {self.name} runs on {self._backend.name}"
-        return tuple(plan.model_copy(update={"remarks": (*plan.remarks, remark)}) for plan in plans)
+        return tuple(self._with_remarks(plan, request) for plan in plans)
+
+    async def describe(self, request: MusicRequest) -> SongPlan:
+        """The request's words and metadata, completed as its `sample_query` and `use_format` ask; neither plans codes.
+
+        Raises as `plan` does.
+        """
+        self._check_is_meant(request)
+        return self._with_remarks(await self._planner(ignore).describe(request), request)
 
     async def create_sample(
         self, query: str, is_instrumental: bool, language: str | None = None, drawing: Drawing | None = None
@@ -66,9 +70,13 @@ class LmEngine:
         """The song's words rewritten in more detail; metadata and language it has are kept as they are."""
         return await self._planner(ignore).format(song, self._or_default(drawing))
 
-    async def understand(self, codes: tuple[int, ...], drawing: Drawing | None = None) -> SongPlan:
-        """What audio codes sound like: caption, metadata, lyrics."""
-        return await self._planner(ignore).understand(codes, self._or_default(drawing))
+    async def understand(self, codes: tuple[int, ...], request: MusicRequest | None = None) -> SongPlan:
+        """What audio codes sound like: caption, metadata, lyrics; drawn as the request says, where there is one."""
+        if request is None:
+            return await self._planner(ignore).understand(codes, self._or_default(None))
+        self._check_is_meant(request)
+        drawing = Drawing.of(request, self._writer.order, request.seeds[0])
+        return self._with_remarks(await self._planner(ignore).understand(codes, drawing), request)
 
     async def warm_up(self) -> None:
         """A guided answer of a few codes, so that the first caller does not wait for what is made on first use."""
@@ -83,6 +91,16 @@ class LmEngine:
 
     def close(self) -> None:
         self._backend.close()
+
+    def _check_is_meant(self, request: MusicRequest) -> None:
+        if request.lm_model not in (None, self.name):
+            raise UnknownModel(f"lm_model {request.lm_model!r} asked, this is {self.name}")
+
+    def _with_remarks(self, plan: SongPlan, request: MusicRequest) -> SongPlan:
+        if request.lm_backend in (None, self._backend.name):
+            return plan
+        remark = f"lm_backend: {request.lm_backend} asked, {self.name} runs on {self._backend.name}"
+        return plan.model_copy(update={"remarks": (*plan.remarks, remark)})
 
     def _planner(self, on_progress: OnProgress) -> Planner:
         return Planner(self.name, self._writer, self._prompts, Counts(on_progress))

@@ -68,6 +68,11 @@ class Planner:
             for codes, lines in songs
         )
 
+    async def describe(self, request: MusicRequest) -> SongPlan:
+        completed = await self._complete(request)
+        plan = planning.plan_of(completed, {}, (), self._name if self._has_run else None)
+        return plan.model_copy(update={"trace": tuple(self._trace)})
+
     async def create_sample(
         self, query: str, is_instrumental: bool, language: str | None, drawing: Drawing
     ) -> SongPlan:

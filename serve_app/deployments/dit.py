@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from models.music import Latents, Song
+from models.music import Latents, Song, Source
 from serve_app.deployments.device import device_of
 from serve_app.logs import log_with_serve
 from serve_app.remote import Report, stream
@@ -32,6 +32,9 @@ class DitReplica:
     async def denoise(self, song: Song) -> AsyncIterator[Report | Latents]:
         async for item in stream(lambda on_progress: self._engine.denoise(song, on_progress)):
             yield item
+
+    async def codes(self, source: Source) -> tuple[int, ...]:
+        return await self._engine.codes(source)
 
     async def check_health(self) -> None:
         self._engine.check_health()

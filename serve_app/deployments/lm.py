@@ -48,6 +48,14 @@ class LmReplica:
             async for item in stream(lambda on_progress: self._engine.plan(request, on_progress)):
                 yield item
 
+    async def understand(self, codes: tuple[int, ...], request: MusicRequest) -> SongPlan:
+        with _ends_with_its_engine():
+            return await self._engine.understand(codes, request)
+
+    async def describe(self, request: MusicRequest) -> SongPlan:
+        with _ends_with_its_engine():
+            return await self._engine.describe(request)
+
     async def check_health(self) -> None:
         with _ends_with_its_engine():
             await self._engine.check_health()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import hashlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +29,19 @@ class Fields:
     """`files`: the content of those fields that held a file, by the field's name."""
 
     values: Mapping[str, Any]
-    files: Mapping[str, AsyncIterator[bytes]] = field(default_factory=dict)
+    files: Mapping[str, AsyncIterable[bytes]] = field(default_factory=dict)
+
+    async def sha256(self) -> str:
+        """Of all that was sent but the key: the same for the same fields in whatever order, so that a request that is
+        sent again can be told from another."""
+        values = {name: value for name, value in self.values.items() if name != "ai_token"}
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+        for name in sorted(self.files):
+            content = hashlib.sha256()
+            async for chunk in self.files[name]:
+                content.update(chunk)
+            digest.update(f"{name}={content.hexdigest()}\n".encode())
+        return digest.hexdigest()
 
 
 @asynccontextmanager
@@ -103,7 +117,7 @@ async def _read_form(request: Request) -> AsyncIterator[Fields]:
         files = {
             name: value for name, value in items if isinstance(value, UploadFile) and (value.filename or value.size)
         }
-        yield Fields(values, {name: _chunks(file) for name, file in files.items()})
+        yield Fields(values, {name: _Content(file) for name, file in files.items()})
     finally:
         await form.close()
 
@@ -142,9 +156,16 @@ class _WholeForm(MultiPartParser):
             raise MultiPartException("the form ends before its last part does")
 
 
-async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
-    while chunk := await file.read(CHUNK):
-        yield chunk
+class _Content:
+    """A file of a form, from its beginning as often as it is asked for."""
+
+    def __init__(self, file: UploadFile) -> None:
+        self._file = file
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        await self._file.seek(0)
+        while chunk := await self._file.read(CHUNK):
+            yield chunk
 
 
 def _kind(request: Request) -> str:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from models.music import MusicRequest
+from models.music import MusicRequest, SongPlan
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 
 
@@ -54,7 +54,14 @@ class TrackFile(Protocol):
         ...
 
 
-Attached = AsyncIterable[bytes] | str  # a file as it comes, or the id of a finished track or of an upload
+@dataclass(frozen=True, slots=True)
+class ServerPath:
+    """Audio that lies on the server's own disks, named by an absolute path."""
+
+    path: str
+
+
+Attached = AsyncIterable[bytes] | str | ServerPath  # a file as it comes, or the id of a finished track or of an upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,15 @@ class Desk(Protocol):
 
     async def cancel(self, id_: str, owner: str) -> Job | None:
         """The job as it is now; `None` for one that is unknown or somebody else's."""
+        ...
+
+    async def adapters(self) -> tuple[str, ...]:
+        """The names of all there are."""
+        ...
+
+    async def describe(self, request: MusicRequest) -> SongPlan:
+        """Asks the LM at once, without a job: a song of the request's own words and metadata, completed as its
+        `sample_query` and `use_format` ask. Raises RequestError, Overloaded, DeadlineExceeded or EngineError."""
         ...
 
     async def stats(self) -> Stats: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,6 +158,9 @@ PARAMETERS = tuple(
         (yes_or_no, "constrained_decoding_debug constrainedDecodingDebug", None, "Traces how."),
         (yes_or_no, "allow_lm_batch allowLmBatch parallel_thinking", None, "A job's songs planned side by side."),
         (text, "task_type taskType", "text2music", "What to make of what."),
+        (yes_or_no, "analysis_only analysisOnly", False, "What the LM would have the song be, and no song."),
+        (yes_or_no, "full_analysis_only fullAnalysisOnly", False, "Caption, metadata and lyrics of the source."),
+        (yes_or_no, "extract_codes_only extractCodesOnly", False, "The audio codes of the source."),
         (text, "instruction", "", "Made from the task where it is not given."),
         (word, "track_name trackName", None, "The track that lego makes or extract takes out, such as drums."),
         (words, "track_classes trackClasses instruments", (), "The tracks that complete adds."),
@@ -185,6 +188,7 @@ PARAMETERS = tuple(
             "",
             "A track to work on, by its /v1/audio address.",
         ),
+        (word, "priority", "normal", "high, normal or low: how soon the job's turn comes."),
         (loras, "loras", (), "Adapters of this server: a list of {name, scale}, scale -2 to 2."),
         (real, "velocity_norm_threshold velocityNormThreshold", None, "0 is off, to 100."),
         (real, "velocity_ema_factor velocityEmaFactor", None, "0 is off, below 1."),
@@ -195,6 +199,34 @@ PARAMETERS = tuple(
         (real, "dcw_high_scaler dcwHighScaler", None, "0 to 1, of what changes quickly."),
         (lambda value: value, "retake_seed retakeSeed", None, "A number, or several as text, separated by commas."),
         (real, "retake_variance retakeVariance", None, "0 to 1, how far a song turns to that of its retake_seed."),
+    )
+)
+
+# what ACE-Step's documents and code name as well: the value that changes nothing, and why another is not applied
+NOT_APPLIED = tuple(
+    _parameter(*row)
+    for row in (
+        (yes_or_no, "use_tiled_decode useTiledDecode", True, "sound is always decoded in tiles"),
+        (yes_or_no, "is_format_caption isFormatCaption", False, "a caption is read alike, whoever wrote it"),
+        (text, "global_caption globalCaption", "", "prompt is all that is read"),
+        (
+            whole,
+            "repaint_latent_crossfade_frames repaintLatentCrossfadeFrames",
+            10,
+            "repaint_mode and repaint_strength say how wide the seams are",
+        ),
+        (
+            real,
+            "repaint_wav_crossfade_sec repaintWavCrossfadeSec",
+            0.0,
+            "repaint_mode and repaint_strength say how wide the seams are",
+        ),
+        (real, "latent_shift latentShift", 0.0, "latents are decoded as the model makes them"),
+        (real, "latent_rescale latentRescale", 1.0, "latents are decoded as the model makes them"),
+        (real, "eta", None, "infer_method sde adds all of its noise"),
+        (real, "momentum", None, "guidance keeps the momentum that the model was published with"),
+        (word, "guidance_variant guidanceVariant", "apg_classic", "guidance is apg_classic, or adg with use_adg"),
+        (lambda value: value or None, "guidance_params guidanceParams", None, "guidance has no other settings"),
     )
 )
 
@@ -209,7 +241,9 @@ class Given:
 
     def __getitem__(self, name: str) -> Any:
         """The value of a documented name, or its default. Raises InvalidRequest that names what was sent."""
-        parameter = BY_NAME[name]
+        return self._value_of(BY_NAME[name])
+
+    def _value_of(self, parameter: Parameter) -> Any:
         for sent_as, value in self._found(parameter):
             try:
                 read = parameter.read(value)
@@ -221,9 +255,22 @@ class Given:
     def __contains__(self, name: str) -> bool:
         return next(self._found(BY_NAME[name]), None) is not None
 
-    def unknown(self, also_known: frozenset[str]) -> list[str]:
-        """Names sent that mean nothing here."""
-        known = {name for parameter in PARAMETERS for name in parameter.names} | also_known | {*NESTING, "ai_token"}
+    def not_applied(self) -> list[str]:
+        """Why what was sent changes nothing, where it would. Raises InvalidRequest."""
+        return [
+            f"{parameter.name}: not applied, {parameter.note}"
+            for parameter in NOT_APPLIED
+            if self._value_of(parameter) != parameter.default
+        ]
+
+    def unknown(self, also_known: Collection[str] = (), used: Collection[Parameter] = PARAMETERS) -> list[str]:
+        """Names sent that mean nothing where only these parameters are used."""
+        also_read = NOT_APPLIED if used is PARAMETERS else ()
+        known = {name for parameter in (*used, *also_read) for name in parameter.names} | {
+            *also_known,
+            *NESTING,
+            "ai_token",
+        }
         return sorted({name for source in self._sources for name in source if name not in known})
 
     def _found(self, parameter: Parameter) -> Iterator[tuple[str, Any]]:
@@ -236,7 +283,7 @@ class Given:
 BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
 
-def openapi_body() -> dict[str, Any]:
+def openapi_body(parameters: Collection[Parameter] = PARAMETERS, *, has_files: bool = False) -> dict[str, Any]:
     """The request body for the API page: every documented name."""
     types: dict[Any, str] = {
         **{text: "string", word: "string", whole: "integer", real: "number", yes_or_no: "boolean"},
@@ -252,7 +299,7 @@ def openapi_body() -> dict[str, Any]:
             ),
             **({} if parameter.default in (None, "", ()) else {"default": parameter.default}),
         }
-        for parameter in PARAMETERS
+        for parameter in parameters
     }
     files = {
         name: {"type": "string", "format": "binary", "description": f"An audio file {use}. Also: {other}."}
@@ -260,6 +307,6 @@ def openapi_body() -> dict[str, Any]:
     }
     content = {
         **{kind: {"schema": {"type": "object", "properties": properties}} for kind in FORMS_WITHOUT_FILES},
-        "multipart/form-data": {"schema": {"type": "object", "properties": properties | files}},
+        "multipart/form-data": {"schema": {"type": "object", "properties": properties | (files if has_files else {})}},
     }
     return {"requestBody": {"required": True, "content": content}}

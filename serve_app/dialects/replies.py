@@ -13,6 +13,11 @@ def envelope(data: Any) -> dict[str, Any]:
     return {"data": data, "code": 200, "error": None, "timestamp": _now_ms(), "extra": None}
 
 
+def failure(code: int, error: str) -> dict[str, Any]:
+    """What is sent with HTTP 200 where ACE-Step's clients look at `code` only."""
+    return envelope(None) | {"code": code, "error": error}
+
+
 def refusal(status: int, detail: Any, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """`detail` is a sentence, or FastAPI's list of faults; `error` is always a sentence."""
     error = detail if isinstance(detail, str) else "; ".join(str(fault.get("msg", fault)) for fault in detail)

@@ -22,7 +22,7 @@ PATIENCE_S = 20.0  # with one request; then it is sent again
 
 
 def song(number: int) -> dict[str, Any]:
-    """Every second one is planned by the LM; the longest are too long for latents to travel inside a message of Ray's."""
+    """Every second one is planned by the LM; the longest have latents too large to travel inside a message of Ray's."""
     return SETTLED | {
         "prompt": f"song {number}",
         "seed": number,

@@ -9,16 +9,17 @@ import httpx
 import pytest
 
 from models.checkpoints import check_request, variant_named
-from models.errors import InvalidAudio, Overloaded, UnknownModel
-from models.music import MusicRequest
+from models.errors import AceError, InvalidAudio, Overloaded, UnknownModel
+from models.music import Metas, MusicRequest, SongPlan
 from serve_app.artifacts.face import StorageFailed
-from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard, Upload
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard, ServerPath, Upload
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import IdempotencyConflict
 from serve_app.keys import Keyring
 from serve_app.middleware import BodyLimits
+from serve_app.roots import AudioRoots
 
 TURBO, BASE = "acestep-v15-turbo", "acestep-v15-base"
 CATALOGUE = Catalogue(
@@ -27,6 +28,13 @@ CATALOGUE = Catalogue(
         ModelCard(BASE, False, False, variant_named(BASE).tasks, 50, 200),
     ),
     ("acestep-5Hz-lm-0.6B",),
+)
+SONG = SongPlan(
+    caption="Warm jazz trio.",
+    lyrics="[Verse]\nLate night",
+    language="en",
+    metas=Metas(bpm=88, key_scale="D minor", time_signature="4", duration=125.0),
+    lm_model="acestep-5Hz-lm-0.6B",
 )
 CONTENT = bytes(range(256)) * 4
 
@@ -49,11 +57,14 @@ class FakeDesk:
     audio: dict[str, bytes | str] = field(default_factory=dict)  # by its id: a file, or whose id it is
     uploads: dict[tuple[str, str], bytes] = field(default_factory=dict)  # by owner and id
     keys: dict[tuple[str, str], tuple[Job, str]] = field(default_factory=dict)
+    roots: AudioRoots = field(default_factory=AudioRoots)
     events: dict[str, list[JobEvent]] = field(default_factory=dict)  # by job
     becomes: Callable[[Job], Job] | None = None  # what a job is that was waited for
     is_full: bool = False
     is_broken: bool = False
     storage_is_full: bool = False
+    asked: list[MusicRequest] = field(default_factory=list)  # of the LM, without a job
+    described: SongPlan | AceError = SONG  # what it answers
 
     async def submit(
         self,
@@ -79,10 +90,13 @@ class FakeDesk:
             raise Overloaded("Server busy: queue is full")
         if request.model not in [card.name for card in self.catalogue.models]:
             raise UnknownModel(f"this server does not run model {request.model!r}; it runs {TURBO}, {BASE}")
+        if request.lm_model not in (None, *self.catalogue.lm_models):
+            raise UnknownModel(f"this server does not run LM {request.lm_model!r}; it runs acestep-5Hz-lm-0.6B")
         check_request(request, variant_named(request.model))
         for ref, sent in ((request.src_audio, attached.source), (request.reference_audio, attached.reference)):
             if ref is not None and sent is not None:
-                self.audio[ref] = sent if isinstance(sent, str) else b"".join([chunk async for chunk in sent])
+                content = self.roots.read(sent.path) if isinstance(sent, ServerPath) else sent
+                self.audio[ref] = content if isinstance(content, str) else b"".join([chunk async for chunk in content])
         job = Job(
             id=f"job-{len(self.jobs)}",
             owner=owner,
@@ -135,6 +149,15 @@ class FakeDesk:
     async def cancel(self, id_: str, owner: str) -> Job | None:
         (job,) = await self.look_up([id_], owner)
         return None if job is None else replace(job, status=Status.CANCELLED)
+
+    async def adapters(self) -> tuple[str, ...]:
+        return ("lo-fi",)
+
+    async def describe(self, request: MusicRequest) -> SongPlan:
+        self.asked.append(request)
+        if isinstance(self.described, AceError):
+            raise self.described
+        return self.described
 
     async def keep_upload(self, content: AsyncIterable[bytes], owner: str) -> Upload:
         """Two seconds, whatever is in it; a text is no audio."""

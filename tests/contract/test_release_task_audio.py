@@ -10,8 +10,11 @@ import pytest
 
 from models.music import SOURCE_TASKS, Task
 from serve_app.dialects.parameters import BY_NAME
+from serve_app.roots import AudioRoots
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.contract.conftest import Connect, FakeDesk
 
 TRACK = "0" * 32 + ".mp3"
@@ -105,9 +108,9 @@ async def test_a_track_is_named_by_its_id_or_its_address(
 @pytest.mark.parametrize(
     "written",
     [
-        *("/etc/passwd", "../data/jobs.db", "C:\\music\\a.wav", "\\\\host\\share\\a.wav", "file:///etc/passwd"),
+        *("C:\\music\\a.wav", "\\\\host\\share\\a.wav", "file:///etc/passwd"),
         *("http://somewhere/a.mp3", "https://somewhere/a.mp3?path=/v1/audio", "data:audio/wav;base64,UklGRg=="),
-        *("/v1/audio", "/v1/audio?path=", f"{ADDRESS}&path=b.mp3", f"//v1/audio?path={TRACK}", f"/x{ADDRESS}"),
+        *("/v1/audio", "/v1/audio?path=", f"{ADDRESS}&path=b.mp3"),
         "http://[",
     ],
 )
@@ -118,6 +121,41 @@ async def test_nothing_of_the_server_or_of_the_network_can_be_named(
     reply = await client.post("/release_task", json={"task_type": "cover", name: written})
     assert reply.status_code == 400
     assert reply.json()["detail"].startswith(f"{name} {written!r}: only a finished track of this server can be named")
+    assert desk.jobs == []
+
+
+@pytest.mark.parametrize("name", ["src_audio_path", "reference_audio_path"])
+@pytest.mark.parametrize("written", ["../data/jobs.db", "/music/../etc/passwd", "a/..\\b"])
+async def test_a_path_that_climbs_is_refused(
+    client: httpx.AsyncClient, desk: FakeDesk, name: str, written: str
+) -> None:
+    reply = await client.post("/release_task", json={"task_type": "cover", name: written})
+    assert reply.status_code == 400
+    assert reply.json()["detail"] == f"{name} {written!r}: path traversal in audio file paths is not allowed"
+    assert desk.jobs == []
+
+
+async def test_a_file_of_the_server_may_be_named_where_the_operator_lists_its_folder(
+    client: httpx.AsyncClient, desk: FakeDesk, tmp_path: Path
+) -> None:
+    (tmp_path / "a song.wav").write_bytes(SOUND)
+    body = {"task_type": "cover", "src_audio_path": str(tmp_path / "a song.wav")}
+    reply = await client.post("/release_task", json=body)
+    assert reply.status_code == 400
+    assert "absolute audio file paths are not allowed" in reply.json()["detail"]
+    desk.roots = AudioRoots([tmp_path])
+    assert warnings_of(await client.post("/release_task", json=body)) == []
+    assert list(desk.audio.values()) == [SOUND]
+
+
+@pytest.mark.parametrize("written", ["/etc/passwd", f"//v1/audio?path={TRACK}", f"/x{ADDRESS}", "/", "/v1/audio/x"])
+async def test_no_other_file_of_the_server_may_be_named(
+    client: httpx.AsyncClient, desk: FakeDesk, tmp_path: Path, written: str
+) -> None:
+    desk.roots = AudioRoots([tmp_path])
+    reply = await client.post("/release_task", json={"reference_audio_path": written})
+    assert reply.status_code == 400
+    assert "absolute audio file paths are not allowed outside" in reply.json()["detail"]
     assert desk.jobs == []
 
 

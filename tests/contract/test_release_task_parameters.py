@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from models.music import Lora
-from serve_app.dialects.parameters import PARAMETERS
+from serve_app.dialects.parameters import BY_NAME, NOT_APPLIED, PARAMETERS, Parameter
 
 if TYPE_CHECKING:
     from models.music import MusicRequest
@@ -77,7 +77,15 @@ LANDS: dict[str, tuple[Any, str, Any]] = {
     "retake_variance": (0.4, "retake_variance", 0.4),
 }
 TESTED_ELSEWHERE = {"use_random_seed", "seed", "batch_size", "reference_audio_path", "src_audio_path"}
-TESTED_ELSEWHERE |= {"retake_seed", "dcw_mode", "dcw_wavelet"}
+TESTED_ELSEWHERE |= {
+    "analysis_only",
+    "full_analysis_only",
+    "extract_codes_only",
+    "priority",
+    "retake_seed",
+    "dcw_mode",
+    "dcw_wavelet",
+}
 NAMED = [
     (name, LANDS[parameter.name]) for parameter in PARAMETERS if parameter.name in LANDS for name in parameter.names
 ]
@@ -112,6 +120,14 @@ async def test_it_lands_from_a_form(
     assert getattr(await asked(client, desk, {}, files=multipart), field) == value
 
 
+@pytest.mark.parametrize("name", LANDS)
+async def test_it_lands_from_wherever_it_is_nested(client: httpx.AsyncClient, desk: FakeDesk, name: str) -> None:
+    sent, field, value = LANDS[name]
+    for place in ("param_obj", "metas"):
+        assert getattr(await asked(client, desk, {place: {name: sent}}), field) == value
+        assert getattr(await asked(client, desk, {}, data={place: json.dumps({name: sent})}), field) == value
+
+
 @pytest.mark.parametrize("place", ["param_obj", "metas", "meta", "metadata", "user_metadata", "userMetadata"])
 @pytest.mark.parametrize("is_text", [False, True])
 async def test_everything_may_be_nested(client: httpx.AsyncClient, desk: FakeDesk, place: str, is_text: bool) -> None:
@@ -130,76 +146,103 @@ async def test_the_top_wins_over_what_is_nested_and_null_is_not_given(
     assert request.bpm == 70
 
 
-@pytest.mark.parametrize(
-    ("body", "named", "allowed"),
-    [
-        ({"audio_duration": 9.9}, "audio_duration", "10"),
-        ({"audio_duration": 601}, "audio_duration", "600"),
-        ({"bpm": 29}, "bpm", "30"),
-        ({"bpm": 301}, "bpm", "300"),
-        ({"bpm": "fast"}, "bpm", "30 to 300"),
-        ({"bpm": 120.5}, "bpm", "whole number"),
-        ({"batch_size": 9}, "batch_size", "1 to 8"),
-        ({"batch_size": -1}, "batch_size", "1 to 8"),
-        ({"inference_steps": 21}, "inference_steps", "1 to 20"),
-        ({"inference_steps": 0}, "inference_steps", "1"),
-        ({"inference_steps": 201, "model": "acestep-v15-base"}, "inference_steps", "200"),
-        ({"shift": 5.1}, "shift", "1 to 5"),
-        ({"shift": "NaN"}, "shift", "finite"),
-        ({"guidance_scale": float("1e9")}, "guidance_scale", "30"),
-        ({"cfg_interval_start": 1.5}, "cfg_interval_start", "0 to 1"),
-        ({"cfg_interval_start": 0.9, "cfg_interval_end": 0.1}, "cfg_interval_start", "cfg_interval_end"),
-        ({"infer_method": "rk4"}, "infer_method", "ode"),
-        ({"audio_format": "ogg"}, "audio_format", "mp3"),
-        ({"audio_bitrate": "loud"}, "audio_bitrate", "192k"),
-        ({"key_scale": "H dur"}, "key_scale", "C# minor"),
-        ({"time_signature": "7"}, "time_signature", "2, 3, 4 or 6"),
-        ({"vocal_language": "xx"}, "vocal_language", "zh"),
-        ({"timesteps": "1,zero"}, "timesteps", "commas"),
-        ({"timesteps": "2,1"}, "timesteps", "1 to 0"),
-        ({"seed": "abc", "use_random_seed": False}, "seed", "number"),
-        ({"seed": 2**40, "use_random_seed": False}, "seed", "4294967295"),
-        ({"audio_code_string": "la la"}, "audio_code_string", "<|audio_code_123|>"),
-        ({"audio_code_string": "<|audio_code_64000|>"}, "audio_code_string", "63999"),
-        ({"audio_code_string": ["<|audio_code_1|>"] * 3}, "audio_code_string", "2 songs"),
-        ({"lm_backend": "mlx"}, "lm_backend", "vllm"),
-        ({"lm_temperature": -1}, "lm_temperature", "0"),
-        ({"task_type": "cover"}, "task_type", "source audio"),
-        ({"task_type": "cover-nofsq"}, "task_type", "'cover'"),
-        ({"task_type": "extract"}, "task_type", "text2music, cover, repaint"),
-        ({"sampler_mode": "heun", "infer_method": "sde"}, "sampler_mode", "ode"),
-        ({"sampler_mode": "dpm"}, "sampler_mode", "euler and heun"),
-        ({"audio_cover_strength": 1.1}, "audio_cover_strength", "0 to 1"),
-        ({"cover_noise_strength": -0.1}, "cover_noise_strength", "0 to 1"),
-        ({"repainting_start": 5, "repainting_end": 5}, "repainting_end", "after repainting_start"),
-        ({"repainting_end": "late"}, "repainting_end", "its end"),
-        ({"repaint_mode": "careful"}, "repaint_mode", "balanced"),
-        ({"repaint_strength": 2}, "repaint_strength", "0 is conservative"),
-        ({"chunk_mask_mode": "never"}, "chunk_mask_mode", "explicit, auto"),
-        ({"track_name": "x" * 65}, "track_name", "64"),
-        ({"track_classes": ["x"] * 17}, "track_classes", "16"),
-        ({"track_classes": {"drums": 1}}, "track_classes", "list of words"),
-        ({"track_classes": "[drums"}, "track_classes", "JSON"),
-        ({"loras": [{"name": "../etc/passwd"}]}, "loras", "A-Za-z0-9"),
-        ({"loras": [{"name": "warm", "scale": 3}]}, "loras", "-2 to 2"),
-        ({"loras": ["a", "b", "c", "d", "e"]}, "loras", "4 items"),
-        ({"loras": "warm,warm"}, "loras", "twice"),
-        ({"loras": 5}, "loras", "list of adapters"),
-        ({"loras": "[" * 50_000}, "loras", "JSON"),
-        ({"velocity_norm_threshold": -1}, "velocity_norm_threshold", "0 is off"),
-        ({"velocity_ema_factor": 1}, "velocity_ema_factor", "below 1"),
-        ({"dcw_enabled": True, "dcw_mode": "low"}, "dcw_mode", "'double' with 'haar'"),
-        ({"dcw_enabled": True, "dcw_wavelet": "db4"}, "dcw_wavelet", "'double' with 'haar'"),
-        ({"dcw_scaler": 1.5}, "dcw_scaler", "0 to 1"),
-        ({"retake_variance": 1.5, "retake_seed": 1}, "retake_variance", "0 to 1"),
-        ({"retake_variance": 0.5, "retake_seed": "one"}, "retake_seed", "number"),
-        ({"retake_variance": 0.5, "retake_seed": 2**40}, "retake_seed", "4294967295"),
-        ({"task_type": "dance"}, "task_type", "text2music"),
-        ({"model": "acestep-v16"}, "acestep-v16", "acestep-v15-turbo"),
-        ({"prompt": "x" * 5000}, "prompt", "2048"),
-    ],
-    ids=str,
+# what is sent, what the refusal names, what it says is allowed
+REFUSED: tuple[tuple[dict[str, Any], str, str], ...] = (
+    ({"audio_duration": 9.9}, "audio_duration", "10"),
+    ({"audio_duration": 601}, "audio_duration", "600"),
+    ({"bpm": 29}, "bpm", "30"),
+    ({"bpm": 301}, "bpm", "300"),
+    ({"bpm": "fast"}, "bpm", "30 to 300"),
+    ({"bpm": 120.5}, "bpm", "whole number"),
+    ({"batch_size": 9}, "batch_size", "1 to 8"),
+    ({"batch_size": -1}, "batch_size", "1 to 8"),
+    ({"inference_steps": 21}, "inference_steps", "1 to 20"),
+    ({"inference_steps": 0}, "inference_steps", "1"),
+    ({"inference_steps": 201, "model": "acestep-v15-base"}, "inference_steps", "200"),
+    ({"shift": 5.1}, "shift", "1 to 5"),
+    ({"shift": "NaN"}, "shift", "finite"),
+    ({"guidance_scale": float("1e9")}, "guidance_scale", "30"),
+    ({"cfg_interval_start": 1.5}, "cfg_interval_start", "0 to 1"),
+    ({"cfg_interval_start": 0.9, "cfg_interval_end": 0.1}, "cfg_interval_start", "cfg_interval_end"),
+    ({"infer_method": "rk4"}, "infer_method", "ode"),
+    ({"audio_format": "ogg"}, "audio_format", "mp3"),
+    ({"audio_bitrate": "loud"}, "audio_bitrate", "192k"),
+    ({"key_scale": "H dur"}, "key_scale", "C# minor"),
+    ({"time_signature": "7"}, "time_signature", "2, 3, 4 or 6"),
+    ({"vocal_language": "xx"}, "vocal_language", "zh"),
+    ({"timesteps": "1,zero"}, "timesteps", "commas"),
+    ({"timesteps": "2,1"}, "timesteps", "1 to 0"),
+    ({"seed": "abc", "use_random_seed": False}, "seed", "number"),
+    ({"seed": 2**40, "use_random_seed": False}, "seed", "4294967295"),
+    ({"audio_code_string": "la la"}, "audio_code_string", "<|audio_code_123|>"),
+    ({"audio_code_string": "<|audio_code_64000|>"}, "audio_code_string", "63999"),
+    ({"audio_code_string": ["<|audio_code_1|>"] * 3}, "audio_code_string", "2 songs"),
+    ({"lm_backend": "mlx"}, "lm_backend", "vllm"),
+    ({"lm_temperature": -1}, "lm_temperature", "0"),
+    ({"task_type": "cover"}, "task_type", "source audio"),
+    ({"task_type": "cover-nofsq"}, "task_type", "'cover'"),
+    ({"task_type": "extract"}, "task_type", "text2music, cover, repaint"),
+    ({"sampler_mode": "heun", "infer_method": "sde"}, "sampler_mode", "ode"),
+    ({"sampler_mode": "dpm"}, "sampler_mode", "euler and heun"),
+    ({"audio_cover_strength": 1.1}, "audio_cover_strength", "0 to 1"),
+    ({"cover_noise_strength": -0.1}, "cover_noise_strength", "0 to 1"),
+    ({"repainting_start": 5, "repainting_end": 5}, "repainting_end", "after repainting_start"),
+    ({"repainting_end": "late"}, "repainting_end", "its end"),
+    ({"repaint_mode": "careful"}, "repaint_mode", "balanced"),
+    ({"repaint_strength": 2}, "repaint_strength", "0 is conservative"),
+    ({"chunk_mask_mode": "never"}, "chunk_mask_mode", "explicit, auto"),
+    ({"track_name": "x" * 65}, "track_name", "64"),
+    ({"track_classes": ["x"] * 17}, "track_classes", "16"),
+    ({"track_classes": {"drums": 1}}, "track_classes", "list of words"),
+    ({"track_classes": "[drums"}, "track_classes", "JSON"),
+    ({"loras": [{"name": "../etc/passwd"}]}, "loras", "A-Za-z0-9"),
+    ({"loras": [{"name": "warm", "scale": 3}]}, "loras", "-2 to 2"),
+    ({"loras": ["a", "b", "c", "d", "e"]}, "loras", "4 items"),
+    ({"loras": "warm,warm"}, "loras", "twice"),
+    ({"loras": 5}, "loras", "list of adapters"),
+    ({"loras": "[" * 100_000}, "loras", "JSON"),
+    ({"velocity_norm_threshold": -1}, "velocity_norm_threshold", "0 is off"),
+    ({"velocity_ema_factor": 1}, "velocity_ema_factor", "below 1"),
+    ({"dcw_enabled": True, "dcw_mode": "low"}, "dcw_mode", "'double' with 'haar'"),
+    ({"dcw_enabled": True, "dcw_wavelet": "db4"}, "dcw_wavelet", "'double' with 'haar'"),
+    ({"dcw_scaler": 1.5}, "dcw_scaler", "0 to 1"),
+    ({"retake_variance": 1.5, "retake_seed": 1}, "retake_variance", "0 to 1"),
+    ({"retake_variance": 0.5, "retake_seed": "one"}, "retake_seed", "number"),
+    ({"retake_variance": 0.5, "retake_seed": 2**40}, "retake_seed", "4294967295"),
+    ({"task_type": "dance"}, "task_type", "text2music"),
+    ({"model": "acestep-v16"}, "acestep-v16", "acestep-v15-turbo"),
+    ({"prompt": "x" * 5000}, "prompt", "2048"),
+    ({"guidance_scale": 30.5}, "guidance_scale", "30"),
+    ({"cfg_interval_end": -0.5}, "cfg_interval_end", "0 to 1"),
+    ({"lm_cfg_scale": 31}, "lm_cfg_scale", "30"),
+    ({"lm_repetition_penalty": 0}, "lm_repetition_penalty", "1 is off"),
+    ({"lm_top_k": 1.5}, "lm_top_k", "whole number"),
+    ({"lm_top_k": 2_000_000}, "lm_top_k", "1000000"),
+    ({"lm_top_p": 0}, "lm_top_p", "1 or more is off"),
+    ({"lm_negative_prompt": "x" * 5000}, "lm_negative_prompt", "2048"),
+    ({"lm_model_path": "acestep-5Hz-lm-9B"}, "acestep-5Hz-lm-9B", "acestep-5Hz-lm-0.6B"),
+    ({"lyrics": "x" * 9000}, "lyrics", "8192"),
+    ({"sample_query": "x" * 2049}, "sample_query", "2048"),
+    ({"instruction": "x" * 1025}, "instruction", "1024"),
+    ({"audio_sample_rate": "fast"}, "audio_sample_rate", "48000 or 44100"),
+    ({"dcw_high_scaler": -1}, "dcw_high_scaler", "0 to 1"),
+    ({"repainting_start": "early"}, "repainting_start", "Seconds of the source"),
+    ({"priority": "now"}, "priority", "high, normal, low"),
 )
+NEVER_WRONG = {
+    *("thinking", "sample_mode", "use_format", "use_random_seed", "use_adg", "dcw_enabled", "allow_lm_batch"),
+    *("analysis_only", "full_analysis_only", "extract_codes_only"),
+    *("use_cot_caption", "use_cot_language", "constrained_decoding", "constrained_decoding_debug"),
+}
+REFUSED_ELSEWHERE = {"src_audio_path", "reference_audio_path"}
+
+
+def test_every_parameter_that_can_be_wrong_is_tested_with_what_is() -> None:
+    sent = {name for body, _, _ in REFUSED for name in body}
+    assert BY_NAME.keys() == sent | NEVER_WRONG | REFUSED_ELSEWHERE
+
+
+@pytest.mark.parametrize(("body", "named", "allowed"), REFUSED, ids=lambda value: str(value)[:60])
 async def test_what_is_out_of_range_is_refused_by_name_with_what_is_allowed(
     client: httpx.AsyncClient, desk: FakeDesk, body: dict[str, Any], named: str, allowed: str
 ) -> None:
@@ -264,9 +307,44 @@ async def test_the_word_for_a_file_format_does_not_switch_formatting_on(
 
 
 async def test_what_is_not_known_is_reported_not_swallowed(client: httpx.AsyncClient) -> None:
-    reply = await client.post("/release_task", json={"prompt": "x", "latent_shift": 1, "param_obj": {"eta": 1}})
+    reply = await client.post("/release_task", json={"prompt": "x", "spice": 1, "param_obj": {"use_cot_metas": 1}})
     warnings = reply.json()["data"]["warnings"]
-    assert warnings == ["eta: not known here, not used", "latent_shift: not known here, not used"]
+    assert warnings == ["spice: not known here, not used", "use_cot_metas: not known here, not used"]
+
+
+# documented parameter: the value that changes nothing, another one, and what is none
+NOT_APPLIED_VALUES: dict[str, tuple[Any, Any, Any]] = {
+    "use_tiled_decode": (True, False, None),
+    "is_format_caption": (False, True, None),
+    "global_caption": ("", "a song", None),
+    "repaint_latent_crossfade_frames": (10, 25, "wide"),
+    "repaint_wav_crossfade_sec": (0.0, 0.5, "wide"),
+    "latent_shift": (0, 0.1, "NaN"),
+    "latent_rescale": (1, 1.1, "NaN"),
+    "eta": (None, 0.5, "much"),
+    "momentum": (None, -0.75, "much"),
+    "guidance_variant": ("apg_classic", "adg", None),
+    "guidance_params": ({}, {"norm": 2}, None),
+}
+
+
+def test_every_parameter_that_is_not_applied_is_tested() -> None:
+    assert {parameter.name for parameter in NOT_APPLIED} == NOT_APPLIED_VALUES.keys()
+
+
+@pytest.mark.parametrize("parameter", NOT_APPLIED, ids=lambda parameter: parameter.name)
+async def test_what_is_documented_and_not_applied_says_why_where_it_would_matter(
+    client: httpx.AsyncClient, parameter: Parameter
+) -> None:
+    neutral, other, wrong = NOT_APPLIED_VALUES[parameter.name]
+    for name in parameter.names:
+        for body in ({name: other}, {"param_obj": {name: other}}, {"metas": json.dumps({name: other})}):
+            reply = (await client.post("/release_task", json=body)).json()
+            assert reply["data"]["warnings"] == [f"{parameter.name}: not applied, {parameter.note}"]
+        assert "warnings" not in (await client.post("/release_task", json={name: neutral})).json()["data"]
+        if wrong is not None:
+            refused = await client.post("/release_task", data={name: wrong})
+            assert (refused.status_code, refused.json()["detail"].split()[0]) == (400, name)
 
 
 @pytest.mark.parametrize("written", [192, "192", "192k", "192K", 192_000])

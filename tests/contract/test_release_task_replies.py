@@ -33,7 +33,7 @@ async def submit(client: httpx.AsyncClient, **body: Any) -> str:
 async def test_a_job_is_confirmed_in_the_documented_envelope(client: httpx.AsyncClient) -> None:
     reply = await client.post("/release_task", json={"prompt": "upbeat pop song"})
     body = reply.json()
-    assert body["data"] == {"task_id": "job-0", "status": "queued", "queue_position": 1}
+    assert body["data"] == {"task_id": "job-0", "status": "queued", "queue_position": 1, "eta_seconds": 18.5}
     assert (body["code"], body["error"], body["extra"]) == (200, None, None)
     assert body["timestamp"] > 1_700_000_000_000
 
@@ -56,7 +56,61 @@ async def test_a_queued_job_is_status_0_with_a_result_that_is_a_list_in_a_string
             "error": None,
         }
     ]
-    assert seen["progress_text"] == "queued, number 1 in line"
+    assert (seen["progress_text"], seen["eta_seconds"]) == ("queued, number 1 in line", 18.5)
+
+
+async def test_a_job_that_runs_is_expected_the_sooner_the_further_it_is(
+    client: httpx.AsyncClient, desk: FakeDesk
+) -> None:
+    task_id = await submit(client)
+    desk.jobs[0] = replace(desk.jobs[0], status=Status.RUNNING, progress=0.75, stage="denoise", queue_position=0)
+    seen = await entry(client, task_id)
+    assert (seen["status"], seen["eta_seconds"], seen["progress_text"]) == (0, 3.1, "denoise, 75%")
+    desk.jobs[0] = replace(desk.jobs[0], status=Status.CANCELLED)
+    assert "eta_seconds" not in await entry(client, task_id)
+
+
+IDEMPOTENT = {"idempotency-key": "once"}
+
+
+async def test_a_request_sent_again_is_the_same_job(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    bodies: tuple[dict[str, Any], ...] = (
+        {"json": {"prompt": "x", "lyrics": "y"}},
+        {"json": {"lyrics": "y", "prompt": "x", "ai_token": "of no matter"}},
+        {"data": {"prompt": "x", "lyrics": "y"}},
+    )
+    replies = [await client.post("/release_task", headers=IDEMPOTENT, **body) for body in bodies]
+    assert [reply.json()["data"]["task_id"] for reply in replies] == ["job-0"] * 3
+    assert len(desk.jobs) == 1
+
+
+async def test_another_request_under_the_same_key_is_a_conflict(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    def form(content: bytes) -> dict[str, Any]:
+        return {"data": {"prompt": "x"}, "files": {"ref_audio": ("a.wav", content)}}
+
+    assert (await client.post("/release_task", headers=IDEMPOTENT, **form(b"one"))).status_code == 200
+    assert list(desk.audio.values()) == [b"one"]  # whole, though it was read before
+    assert (await client.post("/release_task", headers=IDEMPOTENT, **form(b"one"))).status_code == 200
+    reply = await client.post("/release_task", headers=IDEMPOTENT, **form(b"two"))
+    assert (reply.status_code, reply.json()["code"]) == (409, 409)
+    assert "'once' was sent with another body" in reply.json()["error"]
+    assert len(desk.jobs) == 1
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+async def test_a_key_that_is_none_is_refused(client: httpx.AsyncClient, desk: FakeDesk, key: str) -> None:
+    reply = await client.post("/release_task", headers={"idempotency-key": key}, json={})
+    assert (reply.status_code, desk.jobs) == (400, [])
+
+
+@pytest.mark.parametrize("priority", ["high", "normal", "low"])
+async def test_a_job_may_be_more_or_less_urgent(client: httpx.AsyncClient, desk: FakeDesk, priority: str) -> None:
+    await client.post("/release_task", json={"priority": priority})
+    await client.post("/release_task", json={"param_obj": {"priority": priority}})
+    assert [job.priority for job in desk.jobs] == [priority] * 2
+    assert (await client.post("/release_task", json={"priority": "now"})).json()["detail"] == (
+        "priority 'now': allowed are high, normal, low"
+    )
 
 
 async def test_an_unknown_id_is_status_0_with_an_empty_list(client: httpx.AsyncClient) -> None:
@@ -218,8 +272,15 @@ async def test_a_body_that_is_too_large_is_refused(connect: Connect, desk: FakeD
 async def test_health_is_open(connect: Connect) -> None:
     async with connect(keys=(KEY,)) as client:
         body = (await client.get("/health")).json()
-    assert body["data"] == {"status": "ok", "service": "ACE-Step API", "version": "1.0"}
-    assert (body["status"], body["healthy"]) == ("ok", True)
+    documented = {"status": "ok", "service": "ACE-Step API", "version": "1.0"}
+    assert body["data"] == documented | {
+        "models_initialized": True,
+        "llm_initialized": True,
+        "loaded_model": "acestep-v15-turbo",
+        "loaded_lm_model": "acestep-5Hz-lm-0.6B",
+    }
+    assert {name: body[name] for name in documented} == documented
+    assert (body["healthy"], body["pipeline_loaded"]) == (True, True)
 
 
 async def test_a_job_can_be_withdrawn_by_its_owner_only(client: httpx.AsyncClient) -> None:
@@ -234,6 +295,26 @@ async def test_models_are_listed_in_both_documented_shapes_the_default_first(cli
     assert body["data"]["models"] == body["models"]
     assert body["data"]["default_model"] == body["default_model"] == body["models"][0]["name"] == "acestep-v15-turbo"
     assert [model["is_default"] for model in body["models"]] == [True, False]
+
+
+async def test_the_inventory_is_the_models_in_the_envelope(client: httpx.AsyncClient) -> None:
+    models = (await client.get("/v1/models")).json()["data"]
+    assert (await client.get("/v1/model_inventory")).json()["data"] == models
+    assert (models["lm_models"], models["loaded_lm_model"], models["llm_initialized"]) == (
+        *([{"name": "acestep-5Hz-lm-0.6B", "is_loaded": True}], "acestep-5Hz-lm-0.6B", True),
+    )
+
+
+async def test_models_may_be_sent_as_openrouters_list_by_request_or_by_setting(connect: Connect) -> None:
+    async with connect() as client:
+        asked = (await client.get("/v1/models?format=openrouter")).json()
+        assert (await client.get("/v1/models?format=csv")).status_code == 422
+    async with connect(models_format="openrouter") as client:
+        assert (await client.get("/v1/models")).json() == asked
+        wrapped = (await client.get("/v1/models?format=wrapped")).json()
+    assert asked["object"] == "list"
+    assert [model["id"] for model in asked["data"]] == ["acestep/acestep-v15-turbo", "acestep/acestep-v15-base"]
+    assert (asked["models"], asked["default_model"]) == (wrapped["data"]["models"], "acestep-v15-turbo")
 
 
 async def test_stats_are_the_documented_numbers(client: httpx.AsyncClient) -> None:

@@ -40,6 +40,11 @@ def test_an_unknown_variant_is_refused_with_those_that_are_known() -> None:
         ({"inference_steps": 21}, "takes 1 to 20"),
         ({"task_type": "extract", "src_audio": "a"}, "'extract' is not one of acestep-v15-turbo's: text2music"),
         ({"task_type": "cover"}, "'cover' works on source audio, and there is none"),
+        ({"analysis": "codes"}, "analysis 'codes' is made of source audio, and there is none"),
+        ({"analysis": "codes", "audio_codes": ((1,),)}, "is made of source audio"),
+        ({"analysis": "song"}, "analysis 'song' is made of source audio"),
+        ({"analysis": "plan", "seeds": (1, 2)}, r"'plan' of 2 songs .* allowed: of one"),
+        ({"analysis": "song", "src_audio": "a", "task_type": "cover"}, "with task_type 'cover'; allowed: of one"),
         ({"task_type": "repaint", "src_audio": "a", "audio_codes": ((1,),)}, "text2music or cover, not for 'repaint'"),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.editing import WHOLE, Splice, Window
-from models.errors import BadAudio
+from models.errors import BadAudio, InvalidRequest
 from models.music import (
     SAMPLES_PER_FRAME,
     Encoding,
@@ -36,6 +36,7 @@ class StageFakes:
 
     def __init__(self) -> None:
         self.planned = 0
+        self.understood: list[tuple[int, ...]] = []
         self.songs: list[Song] = []
         self.fail_on_seed: int | None = None
         self.cancelled: list[int] = []
@@ -60,6 +61,13 @@ class StageFakes:
             caption="by the LM", lyrics=request.lyrics, language="en", metas=metas, codes=(1,) * 100, lm_model="lm"
         )
         return (plan,) * request.songs
+
+    async def understand(self, codes: tuple[int, ...], request: MusicRequest) -> SongPlan:
+        self.understood.append(codes)
+        return SongPlan(caption="heard", lyrics="la", language="en", metas=Metas(bpm=77), lm_model="lm")
+
+    async def codes(self, source: Source) -> tuple[int, ...]:
+        return tuple(range(len(source.values) // 5))
 
     async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents:
         self.songs.append(song)
@@ -220,3 +228,45 @@ def test_a_length_nobody_gave_is_what_the_codes_fill_or_a_minute() -> None:
 def test_a_source_shorter_than_a_song_may_be_is_no_metadata() -> None:
     plan = SongPlan(caption="", lyrics="", language="unknown", metas=Metas(duration=60.0))
     assert with_duration(plan, Source(np.ones((50, 64), np.float32), 96_000)).metas.duration is None
+
+
+HEARD_CODES = tuple(range(60))  # of twelve seconds
+
+
+async def test_of_a_heard_source_the_codes_are_told_and_no_song_is_made(fakes: StageFakes) -> None:
+    made, seen = await make(fakes, request(analysis="codes", src_audio="take"), has_lm=False)
+    assert (made.tracks, [plan.codes for plan in made.plans]) == ((), [HEARD_CODES])
+    assert (fakes.encoded, fakes.songs, fakes.planned) == ([("take", WHOLE)], [], 0)
+    assert made.plans[0].metas.duration == 12.0
+    assert {progress.stage for progress in seen} == {Stage.ENCODE, Stage.PLAN}
+    assert all(progress.done == progress.planned for progress in seen)
+
+
+async def test_a_heard_source_is_described_by_the_lm(fakes: StageFakes) -> None:
+    made, _ = await make(fakes, request(analysis="song", src_audio="take", prompt="said"))
+    (plan,) = made.plans
+    assert fakes.understood == [HEARD_CODES] == [plan.codes]
+    assert (plan.caption, plan.lyrics, plan.metas) == ("heard", "la", Metas(bpm=77, duration=12.0))
+    assert (made.tracks, made.lm_model) == ((), "lm")
+
+
+async def test_given_codes_stand_in_for_a_source_that_is_described(fakes: StageFakes) -> None:
+    made, _ = await make(fakes, request(analysis="song", audio_codes=((5, 6),)))
+    assert (fakes.understood, fakes.encoded, made.plans[0].codes) == ([(5, 6)], [], (5, 6))
+
+
+async def test_without_an_lm_nothing_is_described(fakes: StageFakes) -> None:
+    with pytest.raises(InvalidRequest, match="runs no LM"):
+        await make(fakes, request(analysis="song", src_audio="take"), has_lm=False)
+
+
+async def test_a_plan_alone_is_a_plan_without_a_song(fakes: StageFakes) -> None:
+    made, _ = await make(fakes, request(analysis="plan", thinking=True))
+    assert (made.tracks, made.plans[0].caption, fakes.songs) == ((), "by the LM", [])
+
+
+def test_an_analysis_needs_an_lm_where_it_has_one_write() -> None:
+    assert needs_lm(request(analysis="song"))
+    assert needs_lm(request(analysis="plan", thinking=True))
+    assert not needs_lm(request(analysis="plan"))
+    assert not needs_lm(request(analysis="codes", thinking=True))

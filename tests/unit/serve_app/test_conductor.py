@@ -50,6 +50,9 @@ class FakeStages:
     async def plan(self, request: MusicRequest, on_progress: OnProgress = ignore) -> tuple[SongPlan, ...]:
         raise AssertionError("no LM in these tests")
 
+    async def codes(self, source: Source) -> tuple[int, ...]:
+        raise AssertionError("nothing is heard in these tests")
+
     async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents:
         self.songs.append(song)
         self.running += 1

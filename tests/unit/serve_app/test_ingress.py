@@ -1,5 +1,6 @@
 """The desk over a real store; the conductor's handle is a fake that counts nudges."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 import pytest
 from ray.serve.exceptions import RayServeException
 
-from models.errors import InvalidRequest, Overloaded, StoreAway, UnknownAdapter, UnknownModel
-from models.music import MusicRequest
+from models.errors import DeadlineExceeded, InvalidRequest, Overloaded, StoreAway, UnknownAdapter, UnknownModel
+from models.music import Metas, MusicRequest, SongPlan
 from serve_app.dialects.desk import Attachments
-from serve_app.ingress import FrontDesk, catalogue_of, warnings_of_disk
+from serve_app.ingress import ASKED_AT_ONCE, FrontDesk, catalogue_of, warnings_of_disk
 from serve_app.jobs.job import Idempotency, Status, Terms
 from serve_app.jobs.store import JobStore
 from serve_app.settings import AppSettings
@@ -124,6 +125,79 @@ async def test_a_full_queue_is_told_with_when_to_come_back(desk: FrontDesk) -> N
     with pytest.raises(Overloaded):
         await desk.submit(request(), "")
     assert await desk.retry_after_s() >= 1
+
+
+class FakeLm:
+    """`handle.describe.remote(request)`: a song once `may_answer` is set."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+        self.cancelled = 0
+
+    def options(self, *, stream: bool) -> "FakeLm":
+        return self
+
+    @property
+    def describe(self) -> "FakeLm":
+        return self
+
+    def remote(self, request: MusicRequest) -> Any:
+        answer: Any = asyncio.ensure_future(self._answer())
+        answer.add_done_callback(lambda answer: setattr(self, "cancelled", self.cancelled + answer.cancelled()))
+        return answer
+
+    async def _answer(self) -> SongPlan:
+        await self.may_answer.wait()
+        return SongPlan(caption="jazz", lyrics="", language="en", metas=Metas())
+
+
+@pytest.fixture
+def lm() -> FakeLm:
+    return FakeLm()
+
+
+def desk_with(fake: FakeLm, folder: Path, **changes: Any) -> FrontDesk:
+    set_up, handle = settings(folder, **changes), FakeHandle()
+    lms: Any = {each.deployment: fake for each in set_up.lm}
+    as_handle: Any = handle
+    return FrontDesk(set_up, as_handle, lms=lms)
+
+
+async def test_the_lm_is_asked_without_a_job(tmp_path: Path, lm: FakeLm) -> None:
+    lm.may_answer.set()
+    assert (await desk_with(lm, tmp_path).describe(request(use_format=True))).caption == "jazz"
+
+
+async def test_an_lm_that_gives_no_answer_is_not_waited_for(tmp_path: Path, lm: FakeLm) -> None:
+    desk = desk_with(lm, tmp_path, api={"lm_timeout_s": 0.01})
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s"):
+        await desk.describe(request(use_format=True))
+    assert lm.cancelled == 1
+
+
+async def test_no_more_is_asked_of_the_lm_at_once_than_may_be(tmp_path: Path, lm: FakeLm) -> None:
+    desk = desk_with(lm, tmp_path)
+    asking = [asyncio.ensure_future(desk.describe(request(use_format=True))) for _ in range(ASKED_AT_ONCE)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="8 things at once"):
+        await desk.describe(request(use_format=True))
+    lm.may_answer.set()
+    assert len(await asyncio.gather(*asking)) == ASKED_AT_ONCE
+    await desk.describe(request(use_format=True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes", "error"),
+    [
+        ({"use_format": True}, {"lm": None}, InvalidRequest),
+        ({"use_format": True, "lm_model": "acestep-5Hz-lm-4B"}, {}, UnknownModel),
+    ],
+)
+async def test_an_lm_this_server_does_not_run_is_not_asked(
+    tmp_path: Path, lm: FakeLm, fields: dict[str, Any], changes: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await desk_with(lm, tmp_path, **changes).describe(request(**fields))
 
 
 async def test_a_caller_may_wait_for_a_job_and_gets_it_as_it_is_when_the_time_is_over(desk: FrontDesk) -> None:

@@ -87,6 +87,7 @@ MISTAKES = [
     ("- name: vae", "- name: vea", "'vea'"),
     ("num_gpus: 0.45", "num_gpus: 1.45", "num_gpus 1.45"),
     ("device: cuda", "device: cpu", "does not use"),
+    ("data_is_shared: true", "data_is_shared: false", "a folder of each of 14 pods"),
     ("excludeHeadPodFromServeSvc", "excludeHeadPodsFromServeSvc", "excludeHeadPodsFromServeSvc"),
     ("DeletionDelaySeconds: 1200", "DeletionDelaySeconds: 20m", "rayClusterDeletionDelaySeconds"),
     (

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from models.errors import CheckpointError
 from serve_app.prepare import named_by, prepare
-from serve_app.settings import PROJECT, ApiSettings, AppSettings, read_api_keys
+from serve_app.settings import PROJECT, ApiSettings, AppSettings, models_format_of, read_api_keys
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,28 @@ def test_one_lm_needs_no_list() -> None:
 def test_a_model_on_the_same_backend_twice_is_refused() -> None:
     with pytest.raises(ValidationError, match="one entry for each model and backend"):
         AppSettings.model_validate({"lm": [LMS[0], LMS[0]]})
+
+
+@pytest.mark.parametrize(
+    ("said", "environment", "is_list"),
+    [
+        (None, None, False),
+        (None, "", False),
+        (None, "openrouter", True),
+        ("wrapped", "openrouter", False),
+        ("openrouter", None, True),
+    ],
+)
+def test_the_list_of_models_has_the_shape_of_the_settings_or_else_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, said: str | None, environment: str | None, is_list: bool
+) -> None:
+    monkeypatch.delenv("ACESTEP_MODELS_FORMAT", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("ACESTEP_MODELS_FORMAT", environment)
+    assert (models_format_of(ApiSettings.model_validate({"models_format": said})) == "openrouter") is is_list
+
+
+def test_a_shape_of_the_list_of_models_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACESTEP_MODELS_FORMAT", "csv")
+    with pytest.raises(ValidationError, match="models_format"):
+        models_format_of(ApiSettings())

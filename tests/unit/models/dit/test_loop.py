@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 
@@ -338,3 +339,67 @@ def test_closing_fails_whoever_is_not_finished(dit: FakeDit, loop: StepLoop) -> 
     closing.join(WAIT_S)
 
     assert isinstance(songs[-1].answer.exception(WAIT_S), Cancelled)
+
+
+def test_an_errand_is_done_between_steps_in_the_devices_thread(dit: FakeDit, loop: StepLoop) -> None:
+    gate = hold(dit)
+    song = ticket(steps=2)
+    loop.submit(song)
+    assert dit.arrived.acquire(timeout=WAIT_S)  # its first step has begun
+
+    errand = loop.errand(lambda: (threading.current_thread().name, len(dit.batches)), frames=5)
+    gate.release(2)
+
+    assert errand.result(WAIT_S) == ("dit-device", 1)
+    song.answer.result(WAIT_S)
+
+
+def test_an_errand_is_done_though_there_is_no_song(loop: StepLoop) -> None:
+    assert [loop.errand(lambda n=n: n, frames=5).result(WAIT_S) for n in range(3)] == [0, 1, 2]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (torch.OutOfMemoryError("out of memory"), OutOfMemory),
+        (InvalidRequest("nothing to hear"), InvalidRequest),
+        (RuntimeError("a bug"), EngineError),
+    ],
+)
+def test_an_errand_that_fails_fails_nobody_else(loop: StepLoop, fault: Exception, error: type[Exception]) -> None:
+    def fail() -> None:
+        raise fault
+
+    with pytest.raises(error):
+        loop.errand(fail, frames=5).result(WAIT_S)
+    song = ticket()
+    loop.submit(song)
+    song.answer.result(WAIT_S)
+
+
+def test_an_errand_nobody_waits_for_any_more_is_not_done(dit: FakeDit, loop: StepLoop) -> None:
+    gate, done = hold(dit), list[int]()
+    loop.submit(ticket(steps=1))
+    assert dit.arrived.acquire(timeout=WAIT_S)
+    errand = loop.errand(lambda: done.append(1), frames=5)
+    assert errand.cancel()
+    gate.release()
+    loop.errand(lambda: None, frames=5).result(WAIT_S)
+    assert done == []
+
+
+def test_errands_left_when_the_loop_closes_fail(dit: FakeDit, loop: StepLoop) -> None:
+    gate = hold(dit)
+    loop.submit(ticket(steps=1))
+    assert dit.arrived.acquire(timeout=WAIT_S)
+    errand = loop.errand(lambda: None, frames=5)
+    closing = threading.Thread(target=loop.close)
+    closing.start()
+    while not loop._is_closing:
+        time.sleep(0.001)
+    gate.release()
+    closing.join(WAIT_S)
+    with pytest.raises(Cancelled):
+        errand.result(WAIT_S)
+    with pytest.raises(EngineError, match="takes no more work"):
+        loop.errand(lambda: None, frames=5)

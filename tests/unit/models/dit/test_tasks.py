@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,21 @@ async def test_a_task_of_another_variant_is_refused(turbo: DitEngine) -> None:
 async def test_a_source_longer_than_the_checkpoint_knows_silence_is_refused(turbo: DitEngine) -> None:
     with pytest.raises(TooLong, match=r"600\.04 s"):
         await turbo.denoise(song(source=Source(np.zeros((15_001, 64), np.float32), 1), task_type="cover"))
+
+
+async def test_what_a_source_is_heard_as_is_what_a_cover_of_it_is_made_from(turbo: DitEngine) -> None:
+    source = Source(noise(250, 3), 250 * 1920)
+    codes = await turbo.codes(source)
+    assert len(codes) == 50
+    assert all(0 <= code <= 63_999 for code in codes)
+    assert len(set(codes)) > 10
+
+    given = song(plan={"codes": codes}, task_type="cover", audio_codes=(codes,))
+    heard = dataclasses.replace(edited(Task.COVER), source=source, plan=given.plan.model_copy(update={"codes": ()}))
+    # the source itself is where a cover starts from only where it is told to
+    assert distance(await values(turbo, heard), await values(turbo, given)) < 1e-5
+
+
+async def test_a_started_code_counts_and_the_rest_is_silence(turbo: DitEngine) -> None:
+    assert len(await turbo.codes(Source(noise(251, 3), 251 * 1920))) == 51
+    assert len(await turbo.codes(Source(noise(1, 3), 1920))) == 1

@@ -285,6 +285,18 @@ def test_a_format_rewrites_the_words_and_keeps_the_callers_metadata(vocabulary: 
     assert (plan.lyrics, plan.metas.time_signature, plan.metas.bpm) == ("[Verse]\nLate night", "3", 88)
 
 
+def test_a_song_is_described_without_metadata_phase_or_codes(vocabulary: Vocabulary) -> None:
+    engine, backend = engine_with(vocabulary, SONG)
+    request = asked(prompt="", lyrics="[Instrumental]", sample_query="a french song", bpm=70, thinking=True)
+
+    song = asyncio.run(engine.describe(request))
+
+    assert "a french song\n\ninstrumental: true" in backend.prompts()[0][0]
+    assert len(backend.runs) == 1
+    assert (song.caption, song.lyrics, song.codes) == ("Warm jazz trio.", "[Instrumental]", ())
+    assert song.metas == Metas(bpm=70, key_scale="D minor", time_signature="4", duration=125)
+
+
 @pytest.mark.parametrize(("allowed", "at_once"), [(True, 3), (False, 1)])
 def test_songs_of_a_job_are_written_side_by_side_unless_forbidden(
     allowed: bool, at_once: int, vocabulary: Vocabulary
@@ -421,3 +433,16 @@ def test_too_few_codes_for_the_length_asked_fail_the_song(vocabulary: Vocabulary
     engine, _ = engine_with(vocabulary, METADATA, CODES)
     with pytest.raises(BadPlan, match="3 audio codes where at least 50"):
         planned(engine, asked(thinking=True, audio_duration=10.0))
+
+
+def test_codes_are_understood_as_a_request_says(vocabulary: Vocabulary) -> None:
+    engine, backend = engine_with(vocabulary, SONG)
+
+    song = asyncio.run(engine.understand((1, 2), asked(lm_temperature=0.3, seeds=(9,), lm_backend="pt")))
+
+    (run,) = backend.runs
+    assert (run.decoding.sampling.temperature, run.decoding.seed) == (0.3, 9)
+    assert (song.caption, song.metas.bpm) == ("Warm jazz trio.", 88)
+    assert [remark.split(":")[0] for remark in song.remarks] == ["lm_backend"]
+    with pytest.raises(UnknownModel):
+        asyncio.run(engine.understand((1, 2), asked(lm_model="another")))
