@@ -60,6 +60,9 @@ class BriefStages:
     async def plan(self, request: MusicRequest, on_progress: OnProgress = ignore) -> tuple[SongPlan, ...]:
         raise AssertionError("no LM here")
 
+    async def codes(self, source: Source) -> tuple[int, ...]:
+        raise AssertionError("nothing is heard here")
+
     async def denoise(self, song: Song, on_progress: OnProgress = ignore) -> Latents:
         for step in range(2):
             on_progress(step, 2)
