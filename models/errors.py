@@ -8,6 +8,7 @@ AceError
 │   ├── TooLong              more audio or text than this deployment takes
 │   └── InvalidAudio         source or reference audio that cannot be read
 ├── Overloaded               no room now; try again
+├── StoreAway                the job database cannot be used now; what was asked of it may have been done
 ├── Cancelled                the caller withdrew the job
 ├── DeadlineExceeded         the time the caller allowed is over
 └── EngineError              ours to mend; details stay in the log
@@ -69,6 +70,11 @@ class InvalidAudio(RequestError):
 
 class Overloaded(AceError):
     code = "overloaded"
+    is_public = True
+
+
+class StoreAway(AceError):
+    code = "store_away"
     is_public = True
 
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from models.errors import AceError
+from models.errors import AceError, StoreAway
 from models.music import Progress, Stage
 from models.pipeline import Stages, make_music
+from serve_app.jobs.hints import Hints
 from serve_app.jobs.job import Job
 from serve_app.jobs.store import JobStore, LeaseLost
 from serve_app.remote import StageLost
@@ -29,7 +30,9 @@ class Pace:
     jobs: int
     lease_s: float
     poll_s: float = 0.2
+    hinted_poll_s: float = 2.0  # while the store tells of new jobs; it may miss one
     heartbeat_s: float = 1.0
+    away_s: float = 1.0  # until a store that was away is asked again; heartbeats are to come before claims
 
 
 class Conductor:
@@ -50,18 +53,31 @@ class Conductor:
 
     async def work(self) -> None:
         """Claims and runs jobs until `drain`. A store that is away is waited for; nothing else may end the loop."""
-        while not self._is_draining:
-            self._nudged.clear()  # before looking: a nudge that comes while looking must not be lost
-            try:
-                job = await self._claim()
-            except Exception:  # whatever the database raises
-                log.exception("could not claim a job; trying again")
-                job = None
-            if job is None:
-                await _until_set(self._nudged, self._pace.poll_s)
-            else:
-                self._begin(job)
+        hints = self._store.hints()
+        listening = asyncio.create_task(hints.listen(self.nudge))
+        try:
+            while not self._is_draining:
+                await self._look(hints)
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
         await asyncio.gather(*self._attempts)  # one may have been claimed while the drain began
+
+    async def _look(self, hints: Hints) -> None:
+        """For one job; waits a while where there is none."""
+        self._nudged.clear()  # before looking: a nudge that comes while looking must not be lost
+        job, pause_s = None, self._pace.hinted_poll_s if hints.is_listening else self._pace.poll_s
+        try:
+            job = await self._claim()
+        except StoreAway as error:
+            log.warning("could not claim a job: %s", error)
+            pause_s = self._pace.away_s
+        except Exception:  # a fault of ours, perhaps of one job only
+            log.exception("could not claim a job; trying again")
+        if job is None:
+            await _until_set(self._nudged, pause_s)
+        else:
+            self._begin(job)
 
     async def drain(self) -> None:
         """Stops claiming and gives the running jobs back, so that another conductor takes them at once."""
@@ -109,6 +125,7 @@ class Attempt:
         self._meter = _Meter(store, job)
         self._music = asyncio.ensure_future(make_music(job.request, stages, self._meter.show, job.deadline_s))
         self._is_over = asyncio.Event()
+        self._held_until = time.monotonic() + pace.lease_s
         self._end: End | None = None
 
     def stop(self, end: End) -> None:
@@ -118,15 +135,30 @@ class Attempt:
     async def run(self) -> None:
         heart = asyncio.create_task(self._beat())
         await asyncio.wait([self._music])
-        self._is_over.set()
         await self._meter.close()
+        await self._record_while_held()
+        self._is_over.set()
         await heart
-        try:
-            await self._record()
-        except LeaseLost:
-            log.warning("job %s: another conductor has it by now; what was made here is dropped", self._job.id)
-        except Exception:  # whatever the database raises
-            log.exception("job %s: its end could not be stored; it is claimed again when its lease ends", self._job.id)
+
+    async def _record_while_held(self) -> None:
+        """Again and again while the store is away, as long as the job is held: a song is dear, a write is not."""
+        while True:
+            try:
+                return await self._record()
+            except StoreAway as error:
+                if time.monotonic() > self._held_until:
+                    log.error("job %s: its end could not be stored while it was held: %s", self._job.id, error)
+                    return None
+                log.warning("job %s: its end is not stored yet: %s", self._job.id, error)
+                await asyncio.sleep(self._pace.away_s)
+            except LeaseLost:
+                log.warning(
+                    "job %s: it has ended or another conductor has it; what was made here is dropped", self._job.id
+                )
+                return None
+            except Exception:  # a fault of ours; the job is claimed again when its lease ends
+                log.exception("job %s: its end could not be stored", self._job.id)
+                return None
 
     async def _record(self) -> None:
         """The one place that looks at every kind of error, since a job must end."""
@@ -151,17 +183,17 @@ class Attempt:
 
     async def _beat(self) -> None:
         """Renews the lease; stops the music when the caller cancelled the job or the lease is gone."""
-        held_until = time.monotonic() + self._pace.lease_s
         while not await _until_set(self._is_over, self._pace.heartbeat_s):
+            asked_at = time.monotonic()
             try:
                 if await self._store.renew(self._job, self._pace.lease_s):
                     self.stop(End.CANCELLED)
-                held_until = time.monotonic() + self._pace.lease_s
+                self._held_until = asked_at + self._pace.lease_s
             except LeaseLost:
                 self.stop(End.LEASE_LOST)
-            except Exception:  # whatever the database raises; it may be back before the lease ends
-                log.exception("job %s: could not renew its lease", self._job.id)
-                if time.monotonic() > held_until:
+            except Exception as error:  # the store may be back before the lease ends
+                log.warning("job %s: could not renew its lease: %r", self._job.id, error)
+                if time.monotonic() > self._held_until:
                     self.stop(End.LEASE_LOST)
 
 
@@ -199,8 +231,8 @@ class _Meter:
                 await self._store.report(self._job, progress.stage, reached, progress.done, progress.planned)
             except LeaseLost:
                 return  # the heartbeat finds out by itself and stops the music
-            except Exception:  # whatever the database raises; progress is not worth failing for
-                log.exception("job %s: could not write its progress", self._job.id)
+            except Exception as error:  # progress is not worth failing for
+                log.warning("job %s: could not write its progress: %r", self._job.id, error)
             await _until_set(self._is_closed, self.SECONDS_BETWEEN_WRITES)
 
 

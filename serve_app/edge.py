@@ -16,7 +16,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Scope
 
-from models.errors import AceError, Overloaded, RequestError
+from models.errors import AceError, Overloaded, RequestError, StoreAway
 from serve_app.artifacts.face import StorageFailed
 from serve_app.dialects import music_jobs, native
 from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
@@ -36,6 +36,7 @@ from serve_app.openapi import complete
 
 log = logging.getLogger(__name__)
 
+STORE_RETRY_AFTER_S = 5  # a guess: until the job database is back
 STORAGE_RETRY_AFTER_S = 60  # a guess: until somebody made room, or the store is back
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 LONGEST_COMPLAINT = 2000  # characters
@@ -113,10 +114,14 @@ def _add_middleware(app: FastAPI, options: EdgeOptions) -> None:
 
 def _add_refusals(app: FastAPI, desk: Desk) -> None:
     async def refuse_overloaded(_: Request, error: Exception) -> JSONResponse:
-        retry_after_s = error.retry_after_s if isinstance(error, TooManyRequests) else await desk.retry_after_s()
+        try:
+            retry_after_s = error.retry_after_s if isinstance(error, TooManyRequests) else await desk.retry_after_s()
+        except StoreAway:
+            retry_after_s = STORE_RETRY_AFTER_S
         return refusal(429, str(error), {"Retry-After": str(retry_after_s)})
 
     app.add_exception_handler(Overloaded, refuse_overloaded)
+    app.add_exception_handler(StoreAway, _refuse_away)
     app.add_exception_handler(StorageFailed, _refuse_storage)
     app.add_exception_handler(Unauthorized, _refuse_unauthorized)
     app.add_exception_handler(Forbidden, _refuse_forbidden)
@@ -141,6 +146,11 @@ def _refuse(scope: Scope, status: int, detail: str, headers: Mapping[str, str] |
 
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:
     return refusal(401, str(error), {"WWW-Authenticate": "Bearer"})
+
+
+async def _refuse_away(request: Request, error: Exception) -> JSONResponse:
+    log.warning("%s %s: %s: %s", request.method, request.url.path, error, error.__cause__)
+    return refusal(503, str(error), {"Retry-After": str(STORE_RETRY_AFTER_S)})
 
 
 async def _refuse_forbidden(_: Request, error: Exception) -> JSONResponse:

@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from models.audio import check_encoding
 from models.checkpoints import adapter_named, adapters_in, check_request, variant_named
-from models.errors import AceError, DeadlineExceeded, InvalidRequest, Overloaded, UnknownModel
+from models.errors import DeadlineExceeded, InvalidRequest, Overloaded, RequestError, StoreAway, UnknownModel
 from models.music import MusicRequest, SongPlan
 from models.pipeline import needs_lm
 from serve_app.artifacts.place import artifacts_of
@@ -39,6 +39,7 @@ from serve_app.v1_port import listening
 from serve_app.waveforms import Waveforms
 from serve_app.webhooks import WebhookGate
 
+STORE_ANSWERS_WITHIN_S = 2.0
 ASKED_AT_ONCE = 8  # of the LM, without a job, by one replica
 
 
@@ -86,7 +87,7 @@ class FrontDesk:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         queue = self._settings.queue
-        self._store = await JobStore.open(
+        self._store = await JobStore.open_when_there(
             self._settings.database_url, QueueLimits(queue.max_jobs, queue.max_attempts, queue.max_jobs_per_key)
         )
         self._watch = Watch(self._store)
@@ -121,7 +122,7 @@ class FrontDesk:
         await self._intake.take(request, attached, owner)
         try:
             job = await self.store.submit(request, owner, terms, id_, self._keyring.max_jobs_of(owner))
-        except AceError:  # refused; after any other error it may be stored, and the sweep will tell
+        except (RequestError, Overloaded):  # after any other error it may be stored, and the sweep will tell
             await self._intake.drop(request)
             raise
         if job.id != id_:
@@ -178,6 +179,14 @@ class FrontDesk:
 
     async def retry_after_s(self) -> int:
         return await self.store.retry_after_s()
+
+    async def has_store(self) -> bool:
+        """Whether the job database answers, and soon."""
+        try:
+            await asyncio.wait_for(self.store.ping(), STORE_ANSWERS_WITHIN_S)
+        except (StoreAway, TimeoutError):
+            return False
+        return True
 
     async def keep_upload(self, content: AsyncIterable[bytes], owner: str) -> Upload:
         return await self._intake.upload(content, owner)
@@ -251,9 +260,12 @@ class Ingress:
         return listening(build_v1_api(self._desk, options, is_ready), api.v1_host, api.v1_port)
 
     async def tell_readiness(self) -> JSONResponse:
-        """200 once every deployment of this application is healthy, else 503; either way, deployment by deployment.
-        What still works and will not for long is a warning."""
-        components, warnings = await asyncio.gather(_components(), asyncio.to_thread(warnings_of_disk, self._settings))
+        """200 once every deployment of this application is healthy and the job database answers, else 503; either way,
+        part by part. What still works and will not for long is a warning."""
+        components, warnings, has_store = await asyncio.gather(
+            _components(), asyncio.to_thread(warnings_of_disk, self._settings), self._desk.has_store()
+        )
+        components["database"] = "HEALTHY" if has_store else "AWAY"
         ready = _are_healthy(components)
         body = {"ready": ready, "components": components, "warnings": warnings}
         return JSONResponse(body, 200 if ready else 503)

@@ -35,6 +35,10 @@ class Postgres:
     def url_of(self, database: str) -> str:
         return f"postgresql://tester@/{database}?host={self._folder}"
 
+    @property
+    def socket(self) -> Path:
+        return self._folder / ".s.PGSQL.5432"
+
     def start(self, *settings: str) -> None:
         """`settings` as in `fsync=off`. Returns when it answers."""
         if not self._data.exists():

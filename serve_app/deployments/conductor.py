@@ -59,7 +59,7 @@ class ConductorReplica:
 
     async def _run(self) -> None:
         queue = self._settings.queue
-        store = await JobStore.open(
+        store = await JobStore.open_when_there(
             self._settings.database_url, QueueLimits(queue.max_jobs, queue.max_attempts, queue.max_jobs_per_key)
         )
         worker = serve.get_replica_context().replica_tag

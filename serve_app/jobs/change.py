@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from serve_app.jobs import queries
 from serve_app.jobs.deliveries import owed
+from serve_app.jobs.hints import hint
 from serve_app.jobs.job import NEXT, Status
 from serve_app.jobs.schema import deliveries, events, jobs, now
 from serve_app.jobs.tally import Counted, Tally
@@ -59,8 +60,9 @@ class Change:
             values["lease_until"] = None
         if status.is_final:
             values["finished_at"] = now()
+        told = hint(self.connection.dialect.name) if status is Status.QUEUED else ()
         is_it = jobs.c.number == row.number
-        moved = await self.connection.execute(update(jobs).where(is_it).values(**values).returning(*jobs.c))
+        moved = await self.connection.execute(update(jobs).where(is_it).values(**values).returning(*jobs.c, *told))
         after = moved.one()
         self._tally.remove(_counted(row))
         self._tally.add(_counted(after))

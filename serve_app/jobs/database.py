@@ -5,28 +5,44 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, event, make_url, text
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from models.errors import EngineError
+from serve_app.jobs.away import telling_away
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-LOCK_WAIT_S = 30
 MIGRATION_WAIT_S = 600  # for a migration, one's own or another process's
-CONNECT_WITHIN_S = 10
-STALLED_WITHIN_S = 10  # a process that stops amid a transaction holds up all others no longer; less than a lease
 ONLY_READS = "only_reads"  # the execution option of an engine whose transactions write nothing
 MIGRATION_LOCK = 0x0ACE57E9  # of PostgreSQL's advisory locks, which are numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a database that does not answer is waited for: all of it together is less than a lease, so that a job
+    outlives a connection that went dead while it ran."""
+
+    ping_s: float = 2  # whether a connection, unused for a while, still leads anywhere
+    connect_s: float = 4  # and until another is free, where all are in use
+    answer_s: float = 8  # a statement, and the locks it waits for
+    stalled_s: float = 5  # a process that stops amid a transaction holds up all others no longer; less than `answer_s`
+
+
+PATIENCE = Patience()
 
 
 class BadDatabase(EngineError):
@@ -37,31 +53,33 @@ class BadDatabase(EngineError):
 
 
 def to_its_end(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Once begun, a call is finished even when whoever waits for it is cancelled.
+    """Once begun, a call is finished even when whoever waits for it is cancelled. Raises StoreAway besides its own.
 
     A statement cut short would leave its connection inside a transaction, holding the lock that all others wait for.
     """
 
     @functools.wraps(method)
     async def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.shield(asyncio.ensure_future(method(*args, **kwargs)))
+        with telling_away():
+            return await asyncio.shield(asyncio.ensure_future(method(*args, **kwargs)))
 
     return call
 
 
-async def open_database(url: str) -> AsyncEngine:
+async def open_database(url: str, patience: Patience = PATIENCE) -> AsyncEngine:
     """Any number of processes may do so at once: one brings the tables up to date, the others wait for it.
 
-    Raises BadDatabase for a database of another kind, or of a newer version of this server.
+    Raises BadDatabase for a database of another kind, or of a newer version of this server; StoreAway.
     """
     known = _known(url)
-    migrating = _engine(known, MIGRATION_WAIT_S)
+    migrating = _engine(known, replace(patience, answer_s=MIGRATION_WAIT_S))
     try:
-        async with migrating.begin() as connection:
-            await connection.run_sync(_migrate)
+        with telling_away():
+            async with migrating.begin() as connection:
+                await connection.run_sync(_migrate)
     finally:
         await migrating.dispose()
-    return _engine(known, LOCK_WAIT_S)
+    return _engine(known, patience)
 
 
 def refuse_scattered(url: str, hosts: int) -> None:
@@ -90,29 +108,61 @@ def _known(url: str) -> URL:
             raise BadDatabase(f"jobs cannot be kept in {other}; write postgresql://USER:PASSWORD@HOST/DATABASE")
 
 
-def _engine(url: URL, wait_s: int) -> AsyncEngine:
+def _engine(url: URL, patience: Patience) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(url, connect_args={"timeout": wait_s})
+        engine = create_async_engine(url, pool_timeout=patience.answer_s, connect_args={"timeout": patience.answer_s})
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
-    # whatever this server's administrator chose as defaults: a commit is on disk, and a statement sees what others
-    # committed before it
+    # whatever this server's administrator chose as defaults: a commit is on disk, a statement sees what others
+    # committed before it, and nobody is waited for who gave up or vanished without a word
     promised = {
         "application_name": "acestep",
         "synchronous_commit": "on",
         "default_transaction_isolation": "read committed",
-        "idle_in_transaction_session_timeout": f"{STALLED_WITHIN_S}s",
+        "statement_timeout": f"{int(patience.answer_s * 1000)}ms",
+        "idle_in_transaction_session_timeout": f"{int(patience.stalled_s * 1000)}ms",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        "tcp_user_timeout": "20s",
     }
-    return create_async_engine(
+    engine = create_async_engine(
         url,
-        pool_pre_ping=True,  # a connection may have died with the server since it was used last
+        pool_timeout=patience.connect_s,
         connect_args={
-            "timeout": CONNECT_WITHIN_S,
-            "command_timeout": wait_s,
+            "timeout": patience.connect_s,
+            "command_timeout": patience.answer_s,
             "server_settings": promised,
         },
     )
+
+    def ping(connection: Any, record: ConnectionPoolEntry, _: object) -> None:
+        """Before each use but the first. SQLAlchemy's own ping waits as long as a statement, and fails on silence."""
+        if not record.info.setdefault("was_used", False):
+            record.info["was_used"] = True
+            return
+        try:
+            connection.run_async(lambda driver: driver.execute("SELECT 1", timeout=patience.ping_s))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise InvalidatePoolError from error
+
+    event.listen(engine.sync_engine, "checkout", ping)
+    event.listen(engine.sync_engine, "close", _hang_up)
+    event.listen(engine.sync_engine, "handle_error", _give_up_after_silence)
+    return engine
+
+
+def _hang_up(connection: Any, _: object) -> None:
+    """Without the goodbye that a connection which leads nowhere would wait for."""
+    connection.driver_connection.terminate()
+
+
+def _give_up_after_silence(context: ExceptionContext) -> None:
+    """After a statement without an answer nothing more is said on its connection: it would wait as long again."""
+    if isinstance(context.original_exception, TimeoutError):
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:

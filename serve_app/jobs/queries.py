@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
+from serve_app.jobs.hints import hint
 from serve_app.jobs.job import FINAL, Status
 from serve_app.jobs.schema import events, jobs, now, tallies, tracks
 from serve_app.jobs.tally import place_in_queue
@@ -119,9 +120,8 @@ def new_job(dialect: str) -> ReturningInsert[Any]:
         turn=cast(turn_s * 1000, BigInteger),
         deadline=now() + bindparam("deadline_s", type_=Float),
     )
-    return timed.on_conflict_do_nothing(index_elements=["owner", "idempotency_key"]).returning(
-        *dict.fromkeys((*STATE, *TOLD))
-    )
+    told = dict.fromkeys((*STATE, *TOLD, *hint(dialect)))
+    return timed.on_conflict_do_nothing(index_elements=["owner", "idempotency_key"]).returning(*told)
 
 
 @cache

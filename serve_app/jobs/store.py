@@ -7,28 +7,34 @@ another conductor cannot be finished twice.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import math
 import uuid
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Row, and_, delete, update
+from sqlalchemy import ColumnElement, Row, and_, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from models.errors import EngineError, Overloaded, RequestError
+from models.errors import EngineError, Overloaded, RequestError, StoreAway
 from models.music import Made, MusicRequest
 from serve_app.jobs import forgetting, queries
 from serve_app.jobs.change import Change
-from serve_app.jobs.database import ONLY_READS, open_database, to_its_end
+from serve_app.jobs.database import ONLY_READS, PATIENCE, Patience, open_database, to_its_end
 from serve_app.jobs.deliveries import Deliveries
 from serve_app.jobs.forgetting import ASKED_AT_ONCE, Forgotten
+from serve_app.jobs.hints import Hints
 from serve_app.jobs.job import DEFAULT_TERMS, Idempotency, Job, JobEvent, Priority, Stats, Status, Terms
 from serve_app.jobs.schema import events, jobs, now
 
+log = logging.getLogger(__name__)
+
 FIRST_GUESS_S = 5.0  # of a job's run time, before any has run
+SECONDS_BETWEEN_OPENINGS = 2.0
 
 
 class LeaseLost(EngineError):
@@ -74,9 +80,19 @@ class JobStore:
         self._limits = limits
 
     @classmethod
-    async def open(cls, url: str, limits: QueueLimits) -> JobStore:
-        """Raises BadDatabase. Any number of processes may open the same database."""
-        return cls(await open_database(url), limits)
+    async def open(cls, url: str, limits: QueueLimits, patience: Patience = PATIENCE) -> Self:
+        """Raises BadDatabase and StoreAway. Any number of processes may open the same database."""
+        return cls(await open_database(url, patience), limits)
+
+    @classmethod
+    async def open_when_there(cls, url: str, limits: QueueLimits, patience: Patience = PATIENCE) -> Self:
+        """As `open`, but waits for a database that is away."""
+        while True:
+            try:
+                return await cls.open(url, limits, patience)
+            except StoreAway as error:
+                log.warning("no jobs yet: %s", error)
+                await asyncio.sleep(SECONDS_BETWEEN_OPENINGS)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -84,6 +100,16 @@ class JobStore:
     @property
     def deliveries(self) -> Deliveries:
         return Deliveries(self._engine)
+
+    def hints(self) -> Hints:
+        """Of jobs that came or came back, from whatever process."""
+        return Hints(self._engine)
+
+    @to_its_end
+    async def ping(self) -> None:
+        """Raises StoreAway."""
+        async with self._reading.connect() as connection:
+            await connection.execute(select(1))
 
     @to_its_end
     async def submit(

@@ -1,7 +1,9 @@
 """The conductor over a real store, with stages that are fakes."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +25,13 @@ from models.music import (
 )
 from models.pipeline import Stages
 from serve_app.conductor import Conductor, Pace
+from serve_app.jobs.database import Patience
 from serve_app.jobs.job import Job, Status, Terms
 from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.remote import StageLost
 
 TURBO = "acestep-v15-turbo"
+LIMITS = QueueLimits(jobs=50, attempts=2)
 PACE = Pace(jobs=2, lease_s=60, poll_s=0.02, heartbeat_s=0.02)
 
 
@@ -77,7 +81,7 @@ class FakeStages:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[JobStore]:
-    store = await JobStore.open(f"sqlite+aiosqlite:///{tmp_path / 'jobs.db'}", QueueLimits(jobs=50, attempts=2))
+    store = await JobStore.open(f"sqlite+aiosqlite:///{tmp_path / 'jobs.db'}", LIMITS)
     yield store
     await store.close()
 
@@ -276,5 +280,93 @@ async def test_a_nudge_is_quicker_than_the_next_look(store: JobStore, stages: Fa
     job = await submit(store)
     conductor.nudge()
     await until(store, job, Status.SUCCEEDED)
+    await conductor.drain()
+    await work
+
+
+@pytest.fixture
+async def impatient(tmp_path: Path, store: JobStore) -> AsyncIterator[JobStore]:
+    """The same store, opened by someone who is quick to call it away."""
+    impatient = await JobStore.open(f"sqlite:///{tmp_path / 'jobs.db'}", LIMITS, Patience(answer_s=0.02))
+    yield impatient
+    await impatient.close()
+
+
+@asynccontextmanager
+async def locked(folder: Path) -> AsyncIterator[None]:
+    """The job database, by somebody else."""
+    holder = sqlite3.connect(folder / "jobs.db", isolation_level=None, timeout=0)
+    while not holder.in_transaction:
+        with suppress(sqlite3.OperationalError):  # whoever has it needs the event loop to be done with it
+            holder.execute("BEGIN IMMEDIATE")
+        await asyncio.sleep(0.001)
+    yield
+    holder.execute("COMMIT")
+    holder.close()
+
+
+@pytest.mark.parametrize("fails_with", [None, BadAudio("silence")])
+async def test_a_song_that_ends_while_the_store_is_away_is_not_made_again(
+    store: JobStore, impatient: JobStore, stages: FakeStages, tmp_path: Path, fails_with: Exception | None
+) -> None:
+    stages.may_go.clear()
+    stages.fails_with = fails_with
+    pace = Pace(jobs=2, lease_s=60, poll_s=0.02, heartbeat_s=0.02, away_s=0.02)
+    conductor = Conductor("w", impatient, {TURBO: Stages(None, stages, stages)}, pace)
+    work = asyncio.create_task(conductor.work())
+    job = await submit(store)
+    await until(store, job, Status.RUNNING)
+
+    async with locked(tmp_path):
+        stages.may_go.set()
+        await asyncio.sleep(0.3)
+        assert stages.running == 0
+        assert (await read(store, job)).status == Status.RUNNING
+
+    ended = await until(store, job, Status.FAILED if fails_with else Status.SUCCEEDED)
+    assert (ended.attempt, len(stages.songs)) == (1, 1)
+    await conductor.drain()
+    await work
+
+
+async def test_a_song_is_stopped_when_the_store_stays_away_for_longer_than_the_job_is_held(
+    store: JobStore, impatient: JobStore, stages: FakeStages, tmp_path: Path
+) -> None:
+    stages.may_go.clear()
+    pace = Pace(jobs=2, lease_s=0.2, poll_s=0.02, heartbeat_s=0.02, away_s=0.02)
+    conductor = Conductor("w", impatient, {TURBO: Stages(None, stages, stages)}, pace)
+    work = asyncio.create_task(conductor.work())
+    job = await submit(store)
+    await until(store, job, Status.RUNNING)
+
+    async with locked(tmp_path):
+        async with asyncio.timeout(5):
+            while stages.cancelled == 0:
+                await asyncio.sleep(0.01)
+
+    stages.may_go.set()
+    done = await until(store, job, Status.SUCCEEDED)
+    assert (done.attempt, done.losses, len(stages.songs)) == (2, 1, 2)
+    await conductor.drain()
+    await work
+
+
+async def test_an_end_that_cannot_be_stored_is_given_up_with_the_lease(
+    store: JobStore, impatient: JobStore, stages: FakeStages, tmp_path: Path
+) -> None:
+    pace = Pace(jobs=1, lease_s=0.2, poll_s=0.02, heartbeat_s=0.02, away_s=0.02)
+    conductor = Conductor("w", impatient, {TURBO: Stages(None, stages, stages)}, pace)
+    stages.may_go.clear()
+    job = await submit(store)
+    work = asyncio.create_task(conductor.work())
+    await until(store, job, Status.RUNNING)
+
+    async with locked(tmp_path):
+        stages.may_go.set()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*conductor._attempts)
+
+    await until(store, job, Status.SUCCEEDED)
+    assert len(stages.songs) == 2
     await conductor.drain()
     await work

@@ -10,12 +10,13 @@ import httpx
 import pytest
 from ray.serve.exceptions import RayServeException
 
-from models.errors import DeadlineExceeded, InvalidRequest, Overloaded, UnknownAdapter, UnknownModel
+from models.errors import DeadlineExceeded, InvalidRequest, Overloaded, StoreAway, UnknownAdapter, UnknownModel
 from models.music import Metas, MusicRequest, SongPlan
 from serve_app.artifacts.local import LocalArtifacts
 from serve_app.dialects.desk import Attachments
 from serve_app.ingress import ASKED_AT_ONCE, FrontDesk, Ingress, catalogue_of, warnings_of_disk
 from serve_app.jobs.job import Idempotency, Status, Terms
+from serve_app.jobs.store import JobStore
 from serve_app.settings import AppSettings
 from tests.unit.serve_app.test_intake import wav
 
@@ -241,6 +242,15 @@ async def test_a_replica_answers_the_v1_api_at_a_port_of_its_own_as_long_as_it_l
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         with pytest.raises(httpx.ConnectError):
             await client.get("/sample_data")
+
+
+async def test_a_desk_knows_whether_its_store_answers(desk: FrontDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def is_away(*_: Any) -> None:
+        raise StoreAway("it is away")
+
+    assert await desk.has_store()
+    monkeypatch.setattr(JobStore, "ping", is_away)
+    assert not await desk.has_store()
 
 
 @pytest.mark.parametrize(("high_water", "is_told"), [(0.000001, True), (1.0, False)])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from models.errors import AceError, InvalidAudio, InvalidRequest, Overloaded, TooLong
+from models.errors import AceError, InvalidAudio, InvalidRequest, Overloaded, StoreAway, TooLong
 from models.music import MusicRequest
 from models.source_audio import AudioLimits
 from serve_app import intake
@@ -236,3 +236,15 @@ async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path, error: B
     with pytest.raises(type(error)):
         await intake.Intake(LocalArtifacts(tmp_path)).upload(broken(), "")
     assert files_in(tmp_path / "uploads") == files_in(tmp_path / "drafts") == []
+
+
+async def test_audio_of_a_job_that_may_have_been_stored_is_kept(
+    desk: FrontDesk, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose_the_answer(*_: Any) -> None:
+        raise StoreAway("the answer was lost")
+
+    monkeypatch.setattr(JobStore, "submit", lose_the_answer)
+    with pytest.raises(StoreAway):
+        await desk.submit(cover(), "", Attachments(sent(wav())))
+    assert len(files_in(uploads)) == 1

@@ -6,7 +6,7 @@ from random import Random
 import asyncpg
 import pytest
 
-from models.errors import InvalidRequest, Overloaded
+from models.errors import InvalidRequest, Overloaded, StoreAway
 from models.music import AudioFormat, Made, Metas, MusicRequest, SongPlan, Track
 from serve_app.jobs.forgetting import Forgotten
 from serve_app.jobs.job import Idempotency, Job, Priority, Stats, Status, Terms
@@ -133,7 +133,7 @@ async def test_a_store_outlives_its_database_and_no_job_is_lost(store: JobStore,
     waiting = await store.submit(request(), "")
     held = await claim(store)
     postgres.stop()
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(StoreAway):
         await store.submit(request(), "")
     postgres.start("fsync=off")
     assert await read(store, waiting) == held
