@@ -12,7 +12,7 @@ serve: setup ## the server, at port 8001
 	@$(PY) -m serve_app.serve
 
 test: setup ## every test: plain Python first, then a real vLLM, then a real Ray Serve
-	@$(PY) -m pytest -n auto -m "not vllm and not ray and not long and not chaos and not fuzz" && $(PY) -m pytest -m fuzz && $(PY) -m pytest -m "vllm and not ray" && $(PY) -m pytest -m ray
+	@$(PY) -m pytest -n auto -m "not real and not vllm and not ray and not long and not chaos and not fuzz" && $(PY) -m pytest -n auto -m "real and not long" && $(PY) -m pytest -m fuzz && $(PY) -m pytest -m "vllm and not ray" && $(PY) -m pytest -m ray
 
 long: setup ## tests that take minutes: the job store killed between any two statements, thousands of times
 	@$(PY) -m pytest -m long

@@ -42,5 +42,7 @@ def graph(settings: AppSettings) -> Application:
     lms = {lm.deployment: serve.deployment(name=lm.deployment)(LmReplica).bind(settings, lm) for lm in settings.lm}
     dits = {dit.model: serve.deployment(name=dit.deployment)(DitReplica).bind(settings, dit) for dit in settings.dit}
     vae = serve.deployment(name="vae")(VaeReplica).bind(settings)
-    conductor = serve.deployment(name="conductor")(ConductorReplica).bind(settings, lms, dits, vae)
+    # a conductor that stands still holds up the stages it listens to, and with them everybody's songs
+    watched = serve.deployment(name="conductor", health_check_period_s=10, health_check_timeout_s=10)
+    conductor = watched(ConductorReplica).bind(settings, lms, dits, vae)
     return serve.deployment(name="ingress")(serve.ingress()(Ingress)).bind(settings, conductor, lms)

@@ -72,9 +72,9 @@ def _batch_faults(deployments: Sequence[DeploymentSchema], settings: AppSettings
     listed = {one.name: one for one in deployments}
     songs = {lm.deployment: lm.songs for lm in settings.lm} | {dit.deployment: dit.songs for dit in settings.dit}
     for name, together in songs.items():
-        ongoing = _number(listed[name].max_ongoing_requests if name in listed else None, ONGOING_UNLESS_SET)
-        if ongoing < together:
-            yield f"deployment {name}: max_ongoing_requests {ongoing:g} never fills a batch of {together} songs"
+        ongoing = listed[name].max_ongoing_requests if name in listed else None
+        if isinstance(ongoing, int) and ongoing < together:
+            yield f"deployment {name}: max_ongoing_requests {ongoing} never fills a batch of {together} songs"
 
 
 def fits(shares: Sequence[float], gpus: int) -> bool:

@@ -192,13 +192,6 @@ def everybodys_desk() -> FakeDesk:
     return FakeDesk()
 
 
-@pytest.fixture(scope="session")
-def everybodys_api(everybodys_desk: FakeDesk) -> FastAPI:
-    """One without options for all tests: it takes longer to make than most of them to run."""
-    as_desk: Desk = everybodys_desk
-    return build_api(as_desk, EdgeOptions())
-
-
 @pytest.fixture
 def desk(everybodys_desk: FakeDesk) -> FakeDesk:
     """As new."""
@@ -206,12 +199,24 @@ def desk(everybodys_desk: FakeDesk) -> FakeDesk:
     return everybodys_desk
 
 
+@pytest.fixture(scope="session")
+def apis_of_keys() -> dict[tuple[int, tuple[str, ...]], FastAPI]:
+    """Those made so far that differ in their desks, which they hold, and their keys only: to make one takes longer than
+    most tests."""
+    return {}
+
+
 @pytest.fixture
-def connect(desk: FakeDesk) -> Connect:
+def connect(desk: FakeDesk, apis_of_keys: dict[tuple[int, tuple[str, ...]], FastAPI]) -> Connect:
     """A client of an API with these options."""
     as_desk: Desk = desk
 
     def connect(keys: Sequence[str] = (), **options: object) -> httpx.AsyncClient:
+        if not options:
+            made = (id(desk), tuple(keys))
+            if made not in apis_of_keys:
+                apis_of_keys[made] = build_api(as_desk, EdgeOptions(keyring=Keyring(keys)))
+            return _client_of(apis_of_keys[made])
         options.setdefault("keyring", Keyring(keys))
         sizes = {name: options.pop(name) for name in ("max_bytes", "max_upload_bytes") if name in options}
         options.setdefault("body", BodyLimits(**sizes))  # type: ignore[arg-type]  # likewise
@@ -221,11 +226,8 @@ def connect(desk: FakeDesk) -> Connect:
 
 
 @pytest.fixture
-async def client(
-    desk: FakeDesk, everybodys_desk: FakeDesk, everybodys_api: FastAPI, connect: Connect
-) -> AsyncIterator[httpx.AsyncClient]:
-    """A module may have a desk of its own."""
-    async with _client_of(everybodys_api) if desk is everybodys_desk else connect() as client:
+async def client(connect: Connect) -> AsyncIterator[httpx.AsyncClient]:
+    async with connect() as client:
         yield client
 
 

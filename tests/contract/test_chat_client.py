@@ -18,6 +18,8 @@ from serve_app.keys import Keyring
 from tests.contract.conftest import CONTENT, TURBO
 from tests.contract.studio import Studio, serving
 
+pytestmark = pytest.mark.real
+
 URL = f"data:audio/mpeg;base64,{base64.b64encode(CONTENT).decode()}"
 ASK: dict[str, Any] = {"model": "acestep/" + TURBO, "messages": [{"role": "user", "content": "calm piano"}]}
 

@@ -21,9 +21,17 @@ BASE64 = base64.b64encode(SOUND).decode()
 LYRICS = "[Verse]\nla la"
 
 
-@pytest.fixture
-def desk() -> Studio:
+@pytest.fixture(scope="module")
+def everybodys_studio() -> Studio:
     return Studio()
+
+
+@pytest.fixture
+def desk(everybodys_studio: Studio) -> Studio:
+    """As new."""
+    vars(everybodys_studio).clear()
+    vars(everybodys_studio).update(vars(Studio()))
+    return everybodys_studio
 
 
 def said(*content: Any) -> list[dict[str, Any]]:

@@ -21,6 +21,8 @@ from serve_app.artifacts.local import LocalArtifacts
 from serve_app.edge import EdgeOptions, build_api
 from tests.contract.conftest import FakeDesk
 
+pytestmark = pytest.mark.fuzz
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message
 

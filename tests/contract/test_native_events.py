@@ -19,6 +19,8 @@ from serve_app.jobs.job import JobEvent, Status
 from tests.contract.conftest import FakeDesk
 from tests.contract.native import running, succeeded
 
+pytestmark = pytest.mark.real
+
 STEPS = 6
 
 

@@ -82,7 +82,7 @@ async def test_nobody_waits_where_too_many_do(
 ) -> None:
     monkeypatch.setattr("serve_app.dialects.native.STREAMS_AT_ONCE", 0)
     desk.becomes = succeeded
-    async with connect() as client:
+    async with connect(cors_origins=("https://own.example",)) as client:
         reply = await client.post("/v2/jobs", json={}, headers={"prefer": "wait=5"})
     assert (reply.status_code, "preference-applied" in reply.headers) == (202, False)
 

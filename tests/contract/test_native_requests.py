@@ -29,6 +29,7 @@ VALUES: dict[str, Any] = {
     "time_signature": "3",
     "audio_duration": 30.0,
     "vocal_language": "en",
+    "analysis": "plan",
     "seeds": [5, 6],
     "audio_format": "opus",
     "audio_bitrate": 96,

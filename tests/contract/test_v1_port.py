@@ -16,6 +16,8 @@ from serve_app.v1_port import PortTaken, listening
 from tests.contract.songs import succeeded
 from tests.contract.studio import Studio
 
+pytestmark = pytest.mark.real
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
 

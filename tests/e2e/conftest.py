@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -33,6 +34,7 @@ SETTLED: dict[str, Any] = {
     "batch_size": 1,
 }
 SECOND_LM = "acestep-5Hz-lm-1.7B"
+WEBHOOK_SECRET = f"whsec_{base64.b64encode(b'w' * 24).decode()}"
 START_WITHIN_S = 240
 STOP_WITHIN_S = 60
 
@@ -52,6 +54,7 @@ class Server:
         content["http_options"]["port"] = port
         application = content["applications"][0]
         application["args"].update(data=str(folder / "data"), checkpoints=str(tiny), adapters=str(folder / "adapters"))
+        application["args"]["webhooks"] = {"http_hosts": ["127.0.0.1"], "allow_private_networks": True}
         application["args"]["dit"] = [{"model": model} for model in models]
         application["deployments"] = [
             deployment for deployment in application["deployments"] if not deployment["name"].startswith("dit-")
@@ -77,7 +80,12 @@ class Server:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": str(PROJECT), "RAY_DEDUP_LOGS": "0"},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(PROJECT),
+                    "RAY_DEDUP_LOGS": "0",
+                    "ACESTEP_WEBHOOK_SECRET": WEBHOOK_SECRET,
+                },
             )
         deadline = time.monotonic() + START_WITHIN_S
         while time.monotonic() < deadline and self._process.poll() is None:

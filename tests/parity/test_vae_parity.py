@@ -7,6 +7,8 @@ from torch import Tensor
 from models.vae.engine import VaeEngine
 from tests.parity.golden import DIT, Case, names, read_case
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[VaeEngine]:

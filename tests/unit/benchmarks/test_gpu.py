@@ -18,6 +18,8 @@ from benchmarks.gpu import REAL, TINY, Fit
 from benchmarks.scheduling import COSTS, Costs
 from models.weights import dit_config
 
+pytestmark = pytest.mark.real
+
 ROOT = Path(__file__).resolve().parents[3]
 CHECKPOINT = 1_575_500_000  # parameters of the published transformer
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
@@ -15,6 +16,8 @@ from models.music import MusicRequest, Progress, Stage
 from models.pipeline import Stages, make_music
 from models.tiny import LM
 from models.vae.engine import VaeEngine
+
+pytestmark = pytest.mark.real
 
 TURBO = "acestep-v15-turbo"
 

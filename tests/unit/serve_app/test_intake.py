@@ -22,6 +22,8 @@ from serve_app.ingress import FrontDesk
 from serve_app.jobs.store import JobStore
 from serve_app.settings import AppSettings
 
+pytestmark = pytest.mark.real
+
 TURBO = "acestep-v15-turbo"
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from serve_app.outbound import ForbiddenAddress, Outbound, Rules
-from tests.unit.serve_app.receiver import NAME, Receiver, receiving
+from tests.receiver import NAME, Receiver, receiving
 
 STRICT = Rules()
 LOCAL = Rules(http_hosts=frozenset({NAME, "127.0.0.1"}), allows_private=True)

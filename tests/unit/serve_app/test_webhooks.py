@@ -21,7 +21,9 @@ from serve_app.jobs.store import JobStore, QueueLimits
 from serve_app.outbound import Outbound, Rules
 from serve_app.settings import WebhookSettings
 from serve_app.webhooks import BadSecret, Courier, Signer, WebhookGate, delivering
-from tests.unit.serve_app.receiver import NAME, Receiver, receiving
+from tests.receiver import NAME, Receiver, receiving
+
+pytestmark = pytest.mark.real
 
 TURBO = "acestep-v15-turbo"
 SECRET, OTHER = ("whsec_" + base64.b64encode(letter * 24).decode() for letter in (b"a", b"b"))

@@ -23,6 +23,8 @@ from models.dit.transformer import BUCKET, Row, Transformer
 from models.weights import read_dit
 from tests.unit.models.dit.songs import distance, song, values
 
+pytestmark = pytest.mark.real
+
 CPU = torch.device("cpu")
 WARM_TOKENS = 2 * BUCKET
 MIXES = 30

@@ -24,6 +24,8 @@ from models.vae.decoding import Decoding, decode_next, next_tiles
 from models.vae.engine import VaeEngine
 from models.vae.oobleck import Oobleck
 
+pytestmark = pytest.mark.real
+
 WINDOW = 40  # of which 20 or 30 frames are kept
 CPU = torch.device("cpu")
 WAIT_S = 20.0

@@ -18,6 +18,8 @@ from serve_app.settings import AppSettings
 from tests.objects import BUCKET
 from tests.unit.serve_app.test_intake import TURBO, DeafConductor, cover, sent, wav
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture
 def settings(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppSettings:

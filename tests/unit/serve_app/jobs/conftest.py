@@ -15,7 +15,7 @@ from serve_app.jobs.schema import metadata
 from serve_app.jobs.store import JobStore, QueueLimits
 from tests.postgres import Postgres, running
 
-DATABASES = ("sqlite", "postgresql")
+DATABASES = ("sqlite", pytest.param("postgresql", marks=pytest.mark.real))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ from serve_app.jobs.store import JobStore, QueueLimits
 from tests.postgres import Postgres
 from tests.proxy import Proxy, Weather, proxied
 
+pytestmark = pytest.mark.real
+
 LIMITS = QueueLimits(jobs=100, attempts=2)
 SHORT = Patience(ping_s=0.1, connect_s=0.3, answer_s=0.4, stalled_s=0.2)
 REQUEST = MusicRequest(model="acestep-v15-turbo", seeds=(1,))

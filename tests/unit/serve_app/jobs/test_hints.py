@@ -15,6 +15,8 @@ from serve_app.jobs.store import JobStore, QueueLimits
 from tests.postgres import Postgres
 from tests.proxy import Proxy, Weather, proxied
 
+pytestmark = pytest.mark.real
+
 TURBO = "acestep-v15-turbo"
 REQUEST = MusicRequest(model=TURBO, seeds=(1,))
 

@@ -8,6 +8,8 @@ from serve_app.jobs.store import JobStore
 from serve_app.jobs.watching import Watch
 from tests.unit.serve_app.jobs.test_store import MADE, claim, claim_new, request
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture
 async def watch(store: JobStore) -> AsyncIterator[Watch]:

@@ -28,6 +28,8 @@ from tests.unit.serve_app.jobs.conftest import run
 from tests.unit.serve_app.jobs.promises import broken_counts, rows_of
 from tests.unit.serve_app.jobs.working import LIMITS, TURBO, Diary, work
 
+pytestmark = pytest.mark.real
+
 ROOT = Path(__file__).resolve().parents[4]
 BRISK = Pace(jobs=4, lease_s=1.5, poll_s=0.1, hinted_poll_s=0.3, heartbeat_s=0.4, away_s=0.1)
 QUICK = Patience(ping_s=0.1, connect_s=0.3, answer_s=0.4, stalled_s=0.2)
