@@ -12,10 +12,13 @@ serve: setup ## the server, at port 8001
 	@$(PY) -m serve_app.serve
 
 test: setup ## every test: plain Python first, then a real vLLM, then a real Ray Serve
-	@$(PY) -m pytest -n auto -m "not vllm and not ray and not long and not chaos" && $(PY) -m pytest -m "vllm and not ray" && $(PY) -m pytest -m ray
+	@$(PY) -m pytest -n auto -m "not vllm and not ray and not long and not chaos and not fuzz" && $(PY) -m pytest -m fuzz && $(PY) -m pytest -m "vllm and not ray" && $(PY) -m pytest -m ray
 
 long: setup ## tests that take minutes: the job store killed between any two statements, thousands of times
 	@$(PY) -m pytest -m long
+
+fuzz: setup ## a real server fed with made-up requests, for ten minutes; FOR=600
+	@$(PY) -m tests.fuzz.long $(or $(FOR),600)
 
 e2e: setup ## only the tests that start Ray Serve
 	@$(PY) -m pytest -m ray

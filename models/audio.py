@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,17 +49,28 @@ _BLOCK = 1 << 16  # samples handed to FFmpeg at once
 
 def check_encoding(encoding: Encoding) -> None:
     """Raises InvalidRequest for what `encode` cannot do."""
+    if messages := [message for _, message in objections(encoding)]:
+        raise InvalidRequest("; ".join(messages))
+
+
+def objections(encoding: Encoding) -> Iterator[tuple[str, str]]:
+    """Fields of a request whose encoding `encode` cannot do, and why."""
     audio_format, sample_rate, kbit_per_s = encoding.audio_format, encoding.sample_rate, encoding.kbit_per_s
     if sample_rate not in SAMPLE_RATES:
-        raise InvalidRequest(f"a sample rate of {sample_rate} Hz; allowed: {', '.join(map(str, SAMPLE_RATES))}")
-    if audio_format is AudioFormat.OPUS and sample_rate != SAMPLE_RATE:
-        raise InvalidRequest(f"opus at {sample_rate} Hz; opus is always {SAMPLE_RATE} Hz")
+        allowed = ", ".join(map(str, SAMPLE_RATES))
+        yield "audio_sample_rate", f"a sample rate of {sample_rate} Hz; allowed: {allowed}"
+    elif sample_rate not in sample_rates_of(audio_format):
+        yield "audio_sample_rate", f"opus at {sample_rate} Hz; opus is always {SAMPLE_RATE} Hz"
     if kbit_per_s is None:
         return
     if audio_format not in KBIT_PER_S:
-        raise InvalidRequest(f"{kbit_per_s} kbit/s of {audio_format}, which has no bit rate to choose")
-    if kbit_per_s not in ALLOWED_KBIT_PER_S:
-        raise InvalidRequest(f"{kbit_per_s} kbit/s; allowed: {', '.join(map(str, ALLOWED_KBIT_PER_S))}")
+        yield "audio_bitrate", f"{kbit_per_s} kbit/s of {audio_format}, which has no bit rate to choose"
+    elif kbit_per_s not in ALLOWED_KBIT_PER_S:
+        yield "audio_bitrate", f"{kbit_per_s} kbit/s; allowed: {', '.join(map(str, ALLOWED_KBIT_PER_S))}"
+
+
+def sample_rates_of(audio_format: AudioFormat) -> tuple[int, ...]:
+    return (SAMPLE_RATE,) if audio_format is AudioFormat.OPUS else SAMPLE_RATES
 
 
 def encode(pcm: Pcm, encoding: Encoding) -> bytes:

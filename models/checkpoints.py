@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ ADAPTER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors"
 _SONG_TASKS = (Task.TEXT2MUSIC, Task.COVER, Task.REPAINT)
 _STEM_TASKS = (Task.LEGO, Task.EXTRACT, Task.COMPLETE)
 CODE_TASKS = (Task.TEXT2MUSIC, Task.COVER)  # that take audio codes
+GUIDANCE_FIELDS = ("guidance_scale", "use_adg", "cfg_interval_start", "cfg_interval_end")  # not of turbo's
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,40 +75,47 @@ def variant_named(name: str) -> Variant:
 
 def check_request(request: MusicRequest, variant: Variant) -> None:
     """Raises InvalidRequest for what this variant cannot do, and for a task without what it works on."""
+    if messages := [message for _, message in objections(request, variant)]:
+        raise InvalidRequest("; ".join(messages))
+
+
+def objections(request: MusicRequest, variant: Variant) -> Iterator[tuple[str, str]]:
+    """Fields that this variant cannot do as they are, and why."""
     task = request.task_type
     if task not in variant.tasks:
-        raise InvalidRequest(f"task_type {task.value!r} is not one of {variant.name}'s: {', '.join(variant.tasks)}")
+        yield "task_type", f"task_type {task.value!r} is not one of {variant.name}'s: {', '.join(variant.tasks)}"
     if request.analysis is not None:
-        _check_analysis(request.analysis, request)
+        yield from (("analysis", message) for message in _wrong_analysis(request.analysis, request))
     if request.audio_codes and task not in CODE_TASKS:
-        raise InvalidRequest(f"audio codes are for task_type {' or '.join(CODE_TASKS)}, not for {task.value!r}")
+        yield "audio_codes", f"audio codes are for task_type {' or '.join(CODE_TASKS)}, not for {task.value!r}"
     if task in SOURCE_TASKS and request.src_audio is None and not request.audio_codes:
-        raise InvalidRequest(f"task_type {task.value!r} works on source audio, and there is none")
+        yield "src_audio", f"task_type {task.value!r} works on source audio, and there is none"
     if request.inference_steps is not None and request.inference_steps > variant.max_steps:
-        raise InvalidRequest(
-            f"inference_steps {request.inference_steps}: {variant.name} takes 1 to {variant.max_steps}"
+        yield (
+            "inference_steps",
+            f"inference_steps {request.inference_steps}: {variant.name} takes 1 to {variant.max_steps}",
         )
     if request.timesteps is not None:
-        _check_timesteps(request.timesteps, variant)
+        yield from (("timesteps", message) for message in _wrong_timesteps(request.timesteps, variant))
 
 
-def _check_analysis(analysis: Analysis, request: MusicRequest) -> None:
+def _wrong_analysis(analysis: Analysis, request: MusicRequest) -> Iterator[str]:
     if request.task_type is not Task.TEXT2MUSIC or request.songs > 1:
-        raise InvalidRequest(
+        yield (
             f"analysis {analysis.value!r} of {request.songs} songs with task_type {request.task_type.value!r}; "
             f"allowed: of one, with {Task.TEXT2MUSIC.value!r}"
         )
     has_codes = bool(request.audio_codes) and analysis is Analysis.SONG
     if analysis in HEARD and request.src_audio is None and not has_codes:
-        raise InvalidRequest(f"analysis {analysis.value!r} is made of source audio, and there is none")
+        yield f"analysis {analysis.value!r} is made of source audio, and there is none"
 
 
-def _check_timesteps(timesteps: tuple[float, ...], variant: Variant) -> None:
+def _wrong_timesteps(timesteps: tuple[float, ...], variant: Variant) -> Iterator[str]:
     count = max((place + 1 for place, t in enumerate(timesteps) if t > 0), default=0)
     if not 1 <= count <= variant.max_steps:
-        raise InvalidRequest(f"timesteps: {count} are above 0; {variant.name} takes 1 to {variant.max_steps}")
+        yield f"timesteps: {count} are above 0; {variant.name} takes 1 to {variant.max_steps}"
     if list(timesteps) != sorted(timesteps, reverse=True):
-        raise InvalidRequest(f"timesteps: {list(timesteps)} rise somewhere; they run from noise, 1, down to music, 0")
+        yield f"timesteps: {list(timesteps)} rise somewhere; they run from noise, 1, down to music, 0"
 
 
 def adapter_named(name: str, folder: Path | None) -> Path:

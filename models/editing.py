@@ -8,9 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import InvalidAudio, InvalidRequest, TooLong
-from models.music import HEARD, MAX_SECONDS, SAMPLE_RATE, SAMPLES_PER_FRAME, MusicRequest, Task
+from models.music import (
+    HEARD,
+    MAX_SECONDS,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+    SOURCE_TASKS,
+    MusicRequest,
+    Task,
+)
 
 WINDOWED = (Task.REPAINT, Task.LEGO)  # the others make the whole length anew
+TASKS_OF = {  # fields that mean something to some tasks only
+    "src_audio": SOURCE_TASKS,
+    "repainting_start": WINDOWED,
+    "repainting_end": WINDOWED,
+    "repaint_mode": WINDOWED,
+    "repaint_strength": WINDOWED,
+    "track_name": (Task.LEGO, Task.EXTRACT),
+    "track_classes": (Task.COMPLETE,),
+    "thinking": (Task.TEXT2MUSIC,),
+    "sample_query": (Task.TEXT2MUSIC,),
+    "use_format": (Task.TEXT2MUSIC,),
+}
 
 # the reference's bounds of the three modes, which `repaint_strength` moves between
 CROSSFADE_FRAMES = 25

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 SAMPLE_RATE = 48_000
 CHANNELS = 2
@@ -42,6 +42,9 @@ KEYSCALES = tuple(
     for note in "ABCDEFG"
     for accidental in ("", "#", "b", "♯", "♭")
     for mode in ("major", "minor")
+)
+KEY = (  # how one may be written; every one that is written so is one of KEYSCALES
+    r"\s*([A-Ga-g])([#b♯♭]?)[\s_-]*(m|M|[Mm][Ii][Nn](?:[Oo][Rr])?|[Mm][Aa][Jj](?:[Oo][Rr])?)?\s*"
 )
 TIME_SIGNATURES = ("2", "3", "4", "6")
 TIME_SIGNATURE_OF = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
@@ -95,11 +98,7 @@ class Value(BaseModel):
 
 def _as_key_scale(value: object) -> object:
     """`Am`, `c# min`, `F♯ Minor` become a member of KEYSCALES; anything else is returned as it is, to be refused."""
-    match = (
-        re.fullmatch(r"\s*([A-Ga-g])([#b♯♭]?)[\s_-]*(m|M|(?i:min|minor|maj|major))?\s*", value)
-        if isinstance(value, str)
-        else None
-    )
+    match = re.fullmatch(KEY, value) if isinstance(value, str) else None
     if match is None:
         return value
     note, accidental, mode = match[1].upper(), match[2], match[3] or "major"
@@ -131,9 +130,18 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Bpm = Annotated[int, Field(ge=30, le=300)]
 Seconds = Annotated[float, Field(ge=MIN_SECONDS, le=MAX_SECONDS, allow_inf_nan=False)]
-KeyScale = Annotated[str, BeforeValidator(_as_key_scale), AfterValidator(_known_key)]
-TimeSignature = Annotated[Literal["2", "3", "4", "6"], BeforeValidator(_as_time_signature)]
-Language = Annotated[str, AfterValidator(_known_language)]
+KeyScale = Annotated[
+    str,
+    BeforeValidator(_as_key_scale),
+    AfterValidator(_known_key),
+    Field(json_schema_extra={"pattern": f"^{KEY}$", "examples": ["C# minor", "Am"]}),
+]
+TimeSignature = Annotated[
+    Literal["2", "3", "4", "6"],
+    BeforeValidator(_as_time_signature),
+    WithJsonSchema({"enum": [*TIME_SIGNATURES, *TIME_SIGNATURE_OF, *map(int, TIME_SIGNATURES)]}),
+]
+Language = Annotated[str, AfterValidator(_known_language), Field(json_schema_extra={"enum": [*LANGUAGES]})]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 TrackName = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -228,26 +236,40 @@ class MusicRequest(Value):
 
     @model_validator(mode="after")
     def _fits_together(self) -> MusicRequest:
+        if messages := [message for _, message in self.contradictions()]:
+            raise ValueError("; ".join(messages))
+        return self
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Fields whose values, each of them allowed, do not go with others; and why."""
         if self.cfg_interval_start > self.cfg_interval_end:
-            raise ValueError(
-                f"cfg_interval_start {self.cfg_interval_start} is after cfg_interval_end {self.cfg_interval_end}"
+            yield (
+                "cfg_interval_start",
+                f"cfg_interval_start {self.cfg_interval_start} is after cfg_interval_end {self.cfg_interval_end}",
             )
         names = [lora.name for lora in self.loras]
         if len(set(names)) != len(names):
-            raise ValueError(f"loras: {', '.join(names)} names an adapter twice")
+            yield "loras", f"loras: {', '.join(names)} names an adapter twice"
         if self.retake_seeds and len(self.retake_seeds) != len(self.seeds):
-            raise ValueError(f"{len(self.retake_seeds)} retake seeds for {len(self.seeds)} songs; give one for each")
+            yield (
+                "retake_seeds",
+                f"{len(self.retake_seeds)} retake seeds for {len(self.seeds)} songs; give one for each",
+            )
         if bool(self.retake_seeds) != (self.retake_variance > 0):
-            raise ValueError(f"retake_variance {self.retake_variance:g} with {len(self.retake_seeds)} retake seeds")
+            yield (
+                "retake_variance",
+                f"retake_variance {self.retake_variance:g} with {len(self.retake_seeds)} retake seeds",
+            )
         if self.repainting_end is not None and self.repainting_end <= self.repainting_start:
-            raise ValueError(
-                f"repainting_end {self.repainting_end:g} s is not after repainting_start {self.repainting_start:g} s"
+            yield (
+                "repainting_end",
+                f"repainting_end {self.repainting_end:g} s is not after repainting_start {self.repainting_start:g} s",
             )
         if self.audio_codes and len(self.audio_codes) != len(self.seeds):
-            raise ValueError(
-                f"{len(self.audio_codes)} lists of audio codes for {len(self.seeds)} songs; give one for each"
+            yield (
+                "audio_codes",
+                f"{len(self.audio_codes)} lists of audio codes for {len(self.seeds)} songs; give one for each",
             )
-        return self
 
     @property
     def songs(self) -> int:

@@ -2,7 +2,8 @@
 
 Whoever sent the file chose every byte of it, and decoders are C. So a server calls `read_in_subprocess`, whose child
 has limits on memory and time, and no more to lose than the file itself; the rest is what that child runs.
-`examine_in_subprocess` does all the same and keeps none of it, so that a file is refused when it comes.
+`examine_in_subprocess` does all the same and keeps none of it, so that a file is refused when it comes, and
+`outline_in_subprocess` keeps as much as a waveform is drawn from.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ from models.music import CHANNELS, SAMPLE_RATE, SILENCE
 log = logging.getLogger(__name__)
 
 Waveform = NDArray[np.float32]  # (sample, channel), 48 kHz stereo, within -1 and 1
+Outline = NDArray[np.float32]  # (span, 2): the lowest and the highest sample of any channel in each span
+
+OUTLINE_SAMPLES = 240  # of a span: 200 spans are a second
 
 SAMPLE_RATES = (8_000, 192_000)  # least and most
 BROKEN_PACKETS = 0.05  # share that is skipped over, as players do
@@ -147,19 +151,45 @@ def blocks(path: Path, limits: AudioLimits) -> Iterator[Waveform]:
         yield _checked(resampler.resample_chunk(np.zeros((0, CHANNELS), np.float32), last=True))
 
 
+def outline(path: Path, limits: AudioLimits) -> Iterator[Outline]:
+    """In parts; the last span may be a shorter one. Raises as `blocks` does."""
+    left: Waveform = np.zeros((0, CHANNELS), np.float32)
+    for block in blocks(path, limits):
+        samples = np.concatenate([left, block])
+        whole = len(samples) // OUTLINE_SAMPLES * OUTLINE_SAMPLES
+        yield _extremes(samples[:whole].reshape(-1, OUTLINE_SAMPLES * CHANNELS))
+        left = samples[whole:]
+    if len(left):
+        yield _extremes(left.reshape(1, -1))
+
+
+def _extremes(spans: NDArray[np.float32]) -> Outline:
+    return np.stack([spans.min(axis=1), spans.max(axis=1)], axis=1)
+
+
 def examine_in_subprocess(path: Path, limits: AudioLimits) -> AudioInfo:
     """Takes CPU seconds and waits: not for an event loop. Raises InvalidAudio and TooLong."""
     limits.check_size(path.stat().st_size)
-    return AudioInfo(**_answer_of_child({"path": str(path.absolute()), "samples": None, "limits": asdict(limits)}))
+    return AudioInfo(**_answer_of_child({"path": str(path.absolute()), "into": None, "limits": asdict(limits)}))
 
 
 def read_in_subprocess(path: Path, limits: AudioLimits) -> Waveform:
     """The whole file. Takes CPU seconds and waits: not for an event loop. Raises InvalidAudio and TooLong."""
+    return _floats_of_child(path, limits, "samples").reshape(-1, CHANNELS)
+
+
+def outline_in_subprocess(path: Path, limits: AudioLimits) -> Outline:
+    """Of the whole file. Takes CPU seconds and waits: not for an event loop. Raises InvalidAudio and TooLong."""
+    return _floats_of_child(path, limits, "outline").reshape(-1, 2)
+
+
+def _floats_of_child(path: Path, limits: AudioLimits, what: str) -> NDArray[np.float32]:
     limits.check_size(path.stat().st_size)
     with tempfile.TemporaryDirectory(prefix="audio-") as folder:
-        samples = Path(folder) / "samples.f32"
-        _answer_of_child({"path": str(path.absolute()), "samples": str(samples), "limits": asdict(limits)})
-        return np.fromfile(samples, np.float32).reshape(-1, CHANNELS)
+        into = Path(folder) / f"{what}.f32"
+        order = {"path": str(path.absolute()), "what": what, "into": str(into), "limits": asdict(limits)}
+        _answer_of_child(order)
+        return np.fromfile(into, np.float32)
 
 
 @contextmanager
@@ -294,18 +324,19 @@ def _main() -> None:
     limits = AudioLimits(**order["limits"])
     _confine(limits)
     try:
-        answer = _done(Path(order["path"]), order["samples"], limits)
+        answer = _done(order, limits)
     except RequestError as refusal:
         answer = {"refusal": refusal.message, "code": refusal.code}
     print(json.dumps(answer))  # noqa: T201 that is the answer
 
 
-def _done(path: Path, samples: str | None, limits: AudioLimits) -> dict[str, Any]:
-    if samples is None:
+def _done(order: dict[str, Any], limits: AudioLimits) -> dict[str, Any]:
+    path = Path(order["path"])
+    if order["into"] is None:
         return asdict(examine(path, limits))
-    with open(samples, "wb") as file:
-        for block in blocks(path, limits):
-            file.write(block.tobytes())
+    with open(order["into"], "wb") as file:
+        for part in {"samples": blocks, "outline": outline}[order["what"]](path, limits):
+            file.write(part.tobytes())
     return {}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
@@ -18,14 +18,18 @@ from starlette.types import Scope
 
 from models.errors import AceError, Overloaded, RequestError, StoreAway
 from serve_app.artifacts.face import StorageFailed
+from serve_app.dialects import music_jobs, native
 from serve_app.dialects.access import Access, Forbidden, TooManyRequests, Unauthorized
 from serve_app.dialects.current.models import ModelsFormat
 from serve_app.dialects.current.routes import routes as current_routes
 from serve_app.dialects.desk import Desk
+from serve_app.dialects.gradio_v1 import routes as gradio_v1
+from serve_app.dialects.native import problems
 from serve_app.dialects.openrouter.errors import OpenAiErrors
 from serve_app.dialects.openrouter.routes import routes as openrouter_routes
 from serve_app.dialects.openrouter.speech import routes as speech_routes
 from serve_app.dialects.replies import refusal
+from serve_app.examples import Examples
 from serve_app.keys import Keyring
 from serve_app.middleware import AnswerFaults, BodyLimits, CheckHead, LimitBody, NameRequests
 from serve_app.openapi import complete
@@ -58,13 +62,35 @@ class EdgeOptions:
 
 
 def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None) -> FastAPI:
-    app = FastAPIOffline(redoc_url=None, title="ACE-Step server", version="1.0", lifespan=lifespan)
     access = Access(options.keyring)
-    app.include_router(current_routes(desk, access, options.models_format))
-    app.include_router(openrouter_routes(desk, access, options.generation_timeout_s))
-    app.include_router(speech_routes(desk, access, options.generation_timeout_s))
+    dialects = (
+        current_routes(desk, access, options.models_format),
+        music_jobs.routes(desk, access),
+        gradio_v1.routes(desk, access, Examples.load(), options.generation_timeout_s),
+        openrouter_routes(desk, access, options.generation_timeout_s),
+        speech_routes(desk, access, options.generation_timeout_s),
+        native.routes(desk, access, options.body.max_upload_bytes),
+    )
+    app = FastAPIOffline(redoc_url=None, title="ACE-Step server", version="1.0", lifespan=lifespan)
+    return _guarded(app, dialects, desk, options)
+
+
+def build_v1_api(desk: Desk, options: EdgeOptions, is_ready: gradio_v1.IsReady) -> FastAPI:
+    """The v1 API alone, for a port of its own."""
+    dialects = (
+        gradio_v1.health_route(is_ready),
+        gradio_v1.routes(desk, Access(options.keyring), Examples.load(), options.generation_timeout_s),
+    )
+    app = FastAPIOffline(redoc_url=None, title="ACE-Step server, v1 API", version="1.0")
+    return _guarded(app, dialects, desk, options)
+
+
+def _guarded(app: FastAPI, dialects: Iterable[APIRouter], desk: Desk, options: EdgeOptions) -> FastAPI:
+    for dialect in dialects:
+        app.include_router(dialect)
     _add_middleware(app, options)
     _add_refusals(app, desk)
+    problems.install(app)
     complete(app)
     return app
 
@@ -104,15 +130,18 @@ def _add_refusals(app: FastAPI, desk: Desk) -> None:
     app.add_exception_handler(RequestValidationError, _refuse_invalid)
 
 
-def _refuse(_: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """What is refused before a dialect is asked."""
-    return refusal(status, detail, headers)
-
-
 async def _refuse_storage(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StorageFailed)
     log.error("audio could not be stored or read: %s", error)
     return refusal(503, error.public_message, {"Retry-After": str(STORAGE_RETRY_AFTER_S)})
+
+
+def _refuse(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """What is refused before a dialect is asked."""
+    path = scope["path"]
+    if problems.is_native(path):
+        return problems.problem(path, status, detail, headers=headers)
+    return refusal(status, detail, headers)
 
 
 async def _refuse_unauthorized(_: Request, error: Exception) -> JSONResponse:

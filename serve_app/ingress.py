@@ -6,7 +6,8 @@ import asyncio
 import shutil
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,8 +22,8 @@ from models.errors import DeadlineExceeded, InvalidRequest, Overloaded, RequestE
 from models.music import MusicRequest, SongPlan
 from models.pipeline import needs_lm
 from serve_app.artifacts.place import artifacts_of
-from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, TrackFile, Upload
-from serve_app.edge import EdgeOptions, build_api
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, ModelCard, Peaks, TrackFile, Upload
+from serve_app.edge import EdgeOptions, build_api, build_v1_api
 from serve_app.intake import Intake, with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
 from serve_app.jobs.store import JobStore, QueueLimits
@@ -34,6 +35,8 @@ from serve_app.middleware import BodyLimits
 from serve_app.remote import RemoteLms
 from serve_app.roots import AudioRoots
 from serve_app.settings import AppSettings, keyring_of, models_format_of
+from serve_app.v1_port import listening
+from serve_app.waveforms import Waveforms
 from serve_app.webhooks import WebhookGate
 
 STORE_ANSWERS_WITHIN_S = 2.0
@@ -76,6 +79,7 @@ class FrontDesk:
         self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._artifacts = artifacts_of(settings)
         self._intake = Intake(self._artifacts, AudioRoots(settings.audio_roots))
+        self._waveforms = Waveforms(self._artifacts)
         self._webhooks = WebhookGate(settings.webhooks)
         self._store: JobStore | None = None
         self._watch: Watch | None = None
@@ -190,6 +194,9 @@ class FrontDesk:
     async def open_track(self, ref: str) -> TrackFile | None:
         return await self._artifacts.open(ref)
 
+    async def peaks(self, ref: str, points: int) -> Peaks:
+        return await self._waveforms.peaks(ref, points)
+
     async def _check(self, request: MusicRequest) -> None:
         """Raises UnknownModel, UnknownAdapter or InvalidRequest for what this server, as it is set up, cannot make."""
         self._check_models(request)
@@ -226,7 +233,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         @asynccontextmanager
         async def open_desk(_: FastAPI) -> AsyncIterator[None]:
-            async with self._desk.open():
+            async with self._desk.open(), self._v1_port(options):
                 yield
 
         api = self._settings.api
@@ -245,22 +252,42 @@ class Ingress:
         app.add_api_route("/readyz", self.tell_readiness, response_model=None)
         return app
 
+    def _v1_port(self, options: EdgeOptions) -> AbstractAsyncContextManager[int | None]:
+        api = self._settings.api
+        if api.v1_port is None:
+            return nullcontext()
+        options = replace(options, is_local=is_loopback(api.v1_host), tells_request_id=True)  # no proxy is in front
+        return listening(build_v1_api(self._desk, options, is_ready), api.v1_host, api.v1_port)
+
     async def tell_readiness(self) -> JSONResponse:
         """200 once every deployment of this application is healthy and the job database answers, else 503; either way,
         part by part. What still works and will not for long is a warning."""
-        status, warnings, has_store = await asyncio.gather(
-            asyncio.to_thread(serve.status), asyncio.to_thread(warnings_of_disk, self._settings), self._desk.has_store()
+        components, warnings, has_store = await asyncio.gather(
+            _components(), asyncio.to_thread(warnings_of_disk, self._settings), self._desk.has_store()
         )
-        application = status.applications[serve.get_replica_context().app_name]
-        components = {name: str(deployment.status.value) for name, deployment in application.deployments.items()}
         components["database"] = "HEALTHY" if has_store else "AWAY"
-        is_ready = all(state == "HEALTHY" for state in components.values())
-        body = {"ready": is_ready, "components": components, "warnings": warnings}
-        return JSONResponse(body, 200 if is_ready else 503)
+        ready = _are_healthy(components)
+        body = {"ready": ready, "components": components, "warnings": warnings}
+        return JSONResponse(body, 200 if ready else 503)
 
 
 async def say_alive() -> dict[str, str]:
     return {"status": "alive"}
+
+
+async def is_ready() -> bool:
+    return _are_healthy(await _components())
+
+
+async def _components() -> dict[str, str]:
+    """Deployments of this application, and how they are."""
+    status = await asyncio.to_thread(serve.status)
+    application = status.applications[serve.get_replica_context().app_name]
+    return {name: str(deployment.status.value) for name, deployment in application.deployments.items()}
+
+
+def _are_healthy(components: Mapping[str, str]) -> bool:
+    return all(state == "HEALTHY" for state in components.values())
 
 
 def warnings_of_disk(settings: AppSettings) -> list[str]:

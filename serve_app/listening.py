@@ -35,10 +35,13 @@ def is_loopback(host: str | None) -> bool:
 
 
 def refuse_open(host: str | None, settings: ApiSettings) -> None:
-    """Raises OpenToAll, and BadKeys."""
-    if keyring_of(settings).is_open and not is_loopback(host) and not settings.allow_open:
+    """Neither at `host`, where Serve listens, nor at the v1 API's own port. Raises OpenToAll, and BadKeys."""
+    hosts = {"http_options.host": host, "api.v1_host": settings.v1_host if settings.v1_port is not None else None}
+    beyond = {name: where for name, where in hosts.items() if not is_loopback(where)}
+    if beyond and keyring_of(settings).is_open and not settings.allow_open:
+        name, where = next(iter(beyond.items()))
         raise OpenToAll(
-            f"the server would listen at {host!r}, beyond this machine, and no key is set: anybody could use it. "
-            "Set ACESTEP_API_KEY or api.keys_file; or http_options.host: 127.0.0.1; or, if it shall be open to all, "
+            f"the server would listen at {where!r}, beyond this machine, and no key is set: anybody could use it. "
+            f"Set ACESTEP_API_KEY or api.keys_file; or {name}: 127.0.0.1; or, if it shall be open to all, "
             "api.allow_open: true"
         )

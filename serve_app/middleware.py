@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
 READABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+TO_DISK = ("/v2/uploads",)  # whatever the content type
 Refuse = Callable[..., ASGIApp]  # scope, status, detail, headers: the reply as the path's own dialect says it
 WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 
@@ -138,7 +139,8 @@ class LimitBody:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        has_files = headers.get("content-type", "").lower().startswith("multipart/form-data")
+        is_form = headers.get("content-type", "").lower().startswith("multipart/form-data")
+        has_files = is_form or scope["path"] in TO_DISK
         most = self._limits.max_upload_bytes if has_files else self._limits.max_bytes
         announced = headers.get("content-length", "0")
         if not re.fullmatch(r"[0-9]{1,18}", announced) or int(announced) > most:

@@ -9,15 +9,15 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from serve_app.dialects.replies import REFUSED
 from serve_app.settings import PROJECT
 
 FILE = PROJECT / "docs" / "openapi.json"
 METHODS = ("get", "put", "post", "delete", "head", "patch")
 OPEN = ("/health", "/livez", "/readyz")  # need no key
 ANY = (400, 429, 500)  # an address with a NUL; too many requests of a key; a fault of ours
-WITH_KEY = (401, 403, 503)  # the last where storage fails
-WITH_BODY = (408, 413)
-REFUSAL = {"$ref": "#/components/schemas/Refusal"}
+WITH_KEY = (401, 403, 404, 503)  # an id that nobody has, or another key's; storage that fails
+WITH_BODY = (408, 413, 415)
 SCHEMES = {
     "key": {"type": "http", "scheme": "bearer", "description": "Where the server has keys. The bare key will do, too."}
 }
@@ -61,7 +61,7 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def _refused(status: int) -> dict[str, Any]:
-    told = {"description": HTTPStatus(status).phrase, "content": {"application/json": {"schema": REFUSAL}}}
+    told = {"description": HTTPStatus(status).phrase, "content": REFUSED}
     if status == 429:
         told["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return told
@@ -76,7 +76,13 @@ def _refusal_schema() -> dict[str, Any]:
             "detail": {"anyOf": [{"type": "string"}, {"type": "array", "items": fault}]},
             "data": {"type": "null"},
             "code": {"type": "integer", "description": "The HTTP status."},
-            "error": {"type": "string"},
+            "error": {
+                "description": "The same; on the paths of OpenAI's clients an object with it.",
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "object", "properties": {"message": {"type": "string"}}, "required": ["message"]},
+                ],
+            },
             "timestamp": {"type": "integer", "description": "Milliseconds since 1970."},
             "extra": {"type": "null"},
         },

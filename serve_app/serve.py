@@ -51,6 +51,12 @@ def settings_of(scenario: Path) -> tuple[AppSettings, str]:
     return settings, address
 
 
+def v1_address(settings: AppSettings) -> str | None:
+    """Of the v1 API's own port."""
+    host = "127.0.0.1" if settings.api.v1_host == "0.0.0.0" else settings.api.v1_host
+    return None if settings.api.v1_port is None else f"http://{host}:{settings.api.v1_port}"
+
+
 def answers(address: str) -> bool:
     parts = urllib.parse.urlsplit(address)
     with socket.socket() as probe:
@@ -83,6 +89,8 @@ def announce(scenario: Path, settings: AppSettings) -> None:
     say(f"checkpoints {settings.checkpoints_folder}")
     lms = ", ".join(lm.model for lm in settings.lm) or "none"
     say(f"models      {', '.join(dit.model for dit in settings.dit)}; LM {lms}")
+    if address := v1_address(settings):
+        say(f"v1 API      {address} (besides the shared port)")
     say(f"data        {settings.data_folder} (jobs and audio; kept over a restart)")
     if settings.tiny:
         say("weights     RANDOM. Everything runs, and every sound is noise. Real weights: see README, 'Real weights'")
@@ -95,6 +103,10 @@ def run(scenario: Path) -> int:
         sys.stderr.write(
             f"something answers at {address} already; stop it, or change http_options.port in {scenario}\n"
         )
+        return 2
+    v1 = v1_address(settings)
+    if v1 and answers(v1):
+        sys.stderr.write(f"something answers at {v1} already; stop it, or change args.api.v1_port in {scenario}\n")
         return 2
     announce(scenario, settings)
     prepare(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -94,6 +94,11 @@ class RetentionSettings(Settings):
     uploads_h: Annotated[float, Field(ge=1)] = 24.0
 
 
+def _environment(name: str) -> Any:
+    """What a variable holds; one that is empty is not set."""
+    return os.environ.get(name, "").strip() or None
+
+
 class ApiSettings(Settings):
     """`keys_from`: the environment variable with the API keys, separated by commas; unset or empty means no key."""
 
@@ -107,7 +112,11 @@ class ApiSettings(Settings):
     max_body_mib: Annotated[int, Field(ge=1)] = 64  # read into memory
     max_bodies_mib: Annotated[int, Field(ge=1)] = 512  # of all requests at a time, in each replica of the ingress
     max_upload_mib: Annotated[int, Field(ge=1, le=256)] = 256  # with files, which go to disk as they come
-    generation_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # of those who wait in the request: chat, speech
+    generation_timeout_s: Annotated[float, Field(gt=0)] = 600.0  # of those who wait in the request: chat, speech, v1
+    v1_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(  # of the v1 API alone; unless said, none
+        default_factory=lambda: _environment("ACESTEP_V1_PORT"), validate_default=True
+    )
+    v1_host: str = "127.0.0.1"  # where that port is listened at
 
 
 class WebhookSettings(Settings):
@@ -152,7 +161,7 @@ class AppSettings(Settings):
     queue: QueueSettings = QueueSettings()
     conductor: ConductorSettings = ConductorSettings()
     retention: RetentionSettings = RetentionSettings()
-    api: ApiSettings = ApiSettings()
+    api: ApiSettings = Field(default_factory=ApiSettings)
     webhooks: WebhookSettings = WebhookSettings()
 
     @model_validator(mode="after")

@@ -18,23 +18,11 @@ from torch import Tensor
 from models.checkpoints import Variant
 from models.dit.guidance import Guidance
 from models.dit.refinements import Correction, Damping, retaken
-from models.editing import WINDOWED, keeping_of, source_of
-from models.music import LATENT_CHANNELS, SOURCE_TASKS, MusicRequest, Song, Task
+from models.editing import TASKS_OF, WINDOWED, keeping_of, source_of
+from models.music import LATENT_CHANNELS, MusicRequest, Song, Task
 
 TURBO_STEPS = 8
 TURBO_SHIFTS = (1.0, 2.0, 3.0)
-TASKS_OF = {  # fields that mean something to some tasks only
-    "src_audio": SOURCE_TASKS,
-    "repainting_start": WINDOWED,
-    "repainting_end": WINDOWED,
-    "repaint_mode": WINDOWED,
-    "repaint_strength": WINDOWED,
-    "track_name": (Task.LEGO, Task.EXTRACT),
-    "track_classes": (Task.COMPLETE,),
-    "thinking": (Task.TEXT2MUSIC,),
-    "sample_query": (Task.TEXT2MUSIC,),
-    "use_format": (Task.TEXT2MUSIC,),
-}
 
 
 class Method(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import Request
@@ -51,6 +51,14 @@ class Access:
     def owner_by_header(self, request: Request, scope: Scope) -> str:
         """Of `Authorization: Bearer KEY` or the bare key."""
         return self._owner_of(bearer(request.headers), scope, "Invalid API key", "Missing Authorization header")
+
+    def asking(self, scope: Scope) -> Callable[[Request], str]:
+        """`owner_by_header` as a dependency: asked before the body is judged."""
+
+        def owner(request: Request) -> str:
+            return self.owner_by_header(request, scope)
+
+        return owner
 
     def owner_by_query(self, request: Request, scope: Scope) -> str:
         """For players that cannot set a header: `?ai_token=` counts as well, and before the header."""

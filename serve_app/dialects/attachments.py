@@ -46,10 +46,10 @@ def _sent(given: Given, fields: Fields, files: Sequence[str], path: str) -> list
 def _attached(given: Given, fields: Fields, names: Sequence[str]) -> Attached | None:
     if not names:
         return None
-    return fields.files[names[0]] if names[0] in fields.files else _named(names[0], given[names[0]].strip())
+    return fields.files[names[0]] if names[0] in fields.files else named(names[0], given[names[0]].strip())
 
 
-def _named(name: str, value: str) -> str | ServerPath:
+def named(name: str, value: str) -> str | ServerPath:
     """A finished track, by its id or by the address it is fetched at; or a file, by its absolute path on the server.
     Nothing else is ever opened."""
     if not re.search(r"[/\\:]", value):

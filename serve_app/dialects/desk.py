@@ -61,6 +61,15 @@ class ServerPath:
     path: str
 
 
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """A track's outline, within -1 and 1: of each span the lowest and the highest sample of any channel."""
+
+    seconds: float
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
+
+
 Attached = AsyncIterable[bytes] | str | ServerPath  # a file as it comes, or the id of a finished track or of an upload
 
 
@@ -146,3 +155,7 @@ class Desk(Protocol):
         ...
 
     async def open_track(self, ref: str) -> TrackFile | None: ...
+
+    async def peaks(self, ref: str, points: int) -> Peaks:
+        """Of a track that is there, in so many spans of equal length or fewer. Raises Overloaded."""
+        ...

@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from email.utils import formatdate
+from typing import Any
 
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
 
 from serve_app.dialects.desk import TrackFile
-from serve_app.dialects.replies import refusal
+from serve_app.dialects.replies import REFUSED
 
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The whole file.",
+        "content": {"audio/*": {"schema": {"type": "string", "contentMediaType": "audio/*"}}},
+        "headers": {
+            "Accept-Ranges": {"schema": {"type": "string"}},
+            "ETag": {"schema": {"type": "string"}},
+            "Last-Modified": {"schema": {"type": "string"}},
+        },
+    },
+    206: {
+        "description": "The range asked for.",
+        "content": {"audio/*": {"schema": {"type": "string", "contentMediaType": "audio/*"}}},
+        "headers": {"Content-Range": {"schema": {"type": "string"}}},
+    },
+    304: {"description": "The caller has the file: `If-None-Match`."},
+    416: {
+        "description": "The range is outside the file.",
+        "content": REFUSED,
+    },
+}
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
-def send_track(file: TrackFile, request: Request) -> Response:
-    """200, 206, 304 or 416. Several ranges in one request get the whole file, as the standard allows."""
+def send_track(file: TrackFile, request: Request, more_headers: Mapping[str, str] | None = None) -> Response:
+    """200, 206 or 304. Several ranges in one request get the whole file, as the standard allows. Raises HTTPException
+    416."""
     headers = {
+        **(more_headers or {}),
         "accept-ranges": "bytes",
         "etag": f'"{file.etag}"',
         "last-modified": formatdate(file.modified_at, usegmt=True),
@@ -30,7 +55,7 @@ def send_track(file: TrackFile, request: Request) -> Response:
         asked = None  # the caller holds part of another file
     span = _span(asked, file.size)
     if span == ():
-        return refusal(416, f"{asked} is outside the file", {"content-range": f"bytes */{file.size}"})
+        raise HTTPException(416, f"{asked} is outside the file", {"content-range": f"bytes */{file.size}"})
     first, last = span or (0, file.size - 1)
     if span:
         headers["content-range"] = f"bytes {first}-{last}/{file.size}"

@@ -20,6 +20,8 @@ FORMS_WITHOUT_FILES = ("application/json", "application/x-www-form-urlencoded")
 TRUE = ("1", "true", "yes", "y", "on")
 FALSE = ("0", "false", "no", "n", "off")
 
+EXAMPLE = {"prompt": "upbeat pop song", "lyrics": "Hello world", "audio_duration": 10, "inference_steps": 8}
+
 Read = Callable[[Any], Any]
 
 
@@ -306,7 +308,10 @@ def openapi_body(parameters: Collection[Parameter] = PARAMETERS, *, has_files: b
         for (name, other), use in ((SOURCE_FILES, "to work on"), (REFERENCE_FILES, "to sound like"))
     }
     content = {
-        **{kind: {"schema": {"type": "object", "properties": properties}} for kind in FORMS_WITHOUT_FILES},
+        **{
+            kind: {"schema": {"type": "object", "properties": properties}, "examples": {"a song": {"value": EXAMPLE}}}
+            for kind in FORMS_WITHOUT_FILES
+        },
         "multipart/form-data": {"schema": {"type": "object", "properties": properties | (files if has_files else {})}},
     }
     return {"requestBody": {"required": True, "content": content}}

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import anyio
 from fastapi import HTTPException, Request
@@ -19,31 +20,43 @@ from starlette.types import Receive, Scope, Send
 from models.errors import DeadlineExceeded, RequestError
 from models.music import Made, Track
 from serve_app.dialects.desk import Desk, TrackFile
+from serve_app.dialects.replies import REFUSED
 from serve_app.jobs.job import Job, Status
 
 TIMED_OUT = "Generation timeout"
 LEFT = 499  # nobody reads it but the log
 DO_NOT_RETRY = {"x-should-retry": "false"}  # OpenAI's clients would, and have the songs made again
+NOT_MADE: dict[int | str, dict[str, Any]] = {  # of routes that wait for a song, beside what any may answer
+    409: {"description": "The job was withdrawn.", "content": REFUSED},
+    504: {"description": "It took longer than a caller may wait.", "content": REFUSED},
+}
 
 
-async def attend(desk: Desk, request: Request, job: Job, within_s: float) -> Job:
-    """The job as it succeeded. Raises HTTPException 504 when the time is over, and others that tell why it did not."""
+async def stay(desk: Desk, request: Request, job: Job, within_s: float) -> Job:
+    """The job as it ended, or as it is when the time is over. Raises HTTPException 499 where the caller left."""
     ending = asyncio.ensure_future(desk.wait(job.id, job.owner, within_s))
     leaving = asyncio.ensure_future(_left(request))
-    seen: Job | None = None
     try:
         await asyncio.wait((ending, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
             raise HTTPException(LEFT, "the caller left before the songs were done")
-        seen = ending.result()
+        return ending.result() or job
+    except BaseException:
+        await _cancel_unless_ended(desk, job)
+        raise
     finally:
         ending.cancel()
         leaving.cancel()
-        await _cancel_unless_ended(desk, seen or job)
-    status, message = verdict(seen or job)
+
+
+async def attend(desk: Desk, request: Request, job: Job, within_s: float) -> Job:
+    """The job as it succeeded. Raises HTTPException 504 when the time is over, and others that tell why it did not."""
+    seen = await stay(desk, request, job, within_s)
+    await _cancel_unless_ended(desk, seen)
+    status, message = verdict(seen)
     if status != 200:
         raise HTTPException(status, message, DO_NOT_RETRY)
-    return seen or job
+    return seen
 
 
 async def follow(desk: Desk, job: Job, within_s: float, every_s: float) -> AsyncGenerator[Job]:

@@ -45,26 +45,24 @@ def kill_a_conductor(server: Lone) -> None:
     kill_at_once([victim])
 
 
-def stop_a_conductor(server: Lone) -> None:
-    """Until its lease is over and another one has made its song; it then finds out that it lost the race."""
+def halt_a_conductor(server: Lone) -> None:
+    """Until another one has its job. It then goes on with that job, and must lose by its fence."""
     victim, job = stopped_at_work(server)
-    try:
-        wait_until(lambda: job_of(server, job).status is Status.SUCCEEDED, "the other conductor made the song")
-    finally:
-        os.kill(victim.pid, signal.SIGCONT)
+    wait_until(lambda: job_of(server, job.id).attempt > job.attempt, f"another conductor claims {job}")
+    os.kill(victim.pid, signal.SIGCONT)
 
 
-def stopped_at_work(server: Lone) -> tuple[psutil.Process, str]:
-    """A conductor halted while it holds a job, and the job's id. It does not hold SQLite's lock: whoever is halted with
-    that halts everybody, until Serve misses its answers and ends it."""
-    found: list[tuple[psutil.Process, str]] = []
+def stopped_at_work(server: Lone) -> tuple[psutil.Process, Kept]:
+    """A conductor halted while it holds a job, and the job. It does not hold SQLite's lock: whoever is halted with that
+    halts everybody, until Serve misses its answers and ends it."""
+    found: list[tuple[psutil.Process, Kept]] = []
 
     def halt_one() -> bool:
         for conductor in server.processes(CONDUCTOR):
             os.kill(conductor.pid, signal.SIGSTOP)
             logs = [file.path for file in conductor.open_files()]  # called after the replica
             running = [job for job in kept_jobs(server.database) if job.status is Status.RUNNING]
-            found.extend((conductor, job.id) for job in running if any(f"_{job.worker}.log" in log for log in logs))
+            found.extend((conductor, job) for job in running if any(f"_{job.worker}.log" in log for log in logs))
             if found and server.takes_writes():
                 return True
             found.clear()
@@ -109,7 +107,7 @@ def kill_postgresql(server: Cluster) -> None:
 
 ON_ONE_MACHINE = (
     Fault("conductor killed", kill_a_conductor, is_in_ci=True),
-    Fault("conductor stopped, then continued", stop_a_conductor, is_in_ci=True),
+    Fault("conductor halted past its lease", halt_a_conductor, is_in_ci=True),
     Fault("ingress killed", killing("ray::ServeReplica:acestep:ingress")),
     Fault("proxy killed", killing("ray::ProxyActor")),
     Fault("controller killed", killing("ray::ServeController")),

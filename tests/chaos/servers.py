@@ -9,15 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
-from ray._private.node import Node as RayNode
-from ray.cluster_utils import Cluster as RayCluster
 
 from tests.e2e.conftest import PROJECT, Server, title_of
 from tests.postgres import Postgres
+
+if TYPE_CHECKING:
+    from ray._private.node import Node as RayNode
 
 LEASE_S = 6.0
 WORKERS = 2
@@ -95,6 +96,7 @@ class Lone(Server):
         assert self._process is not None
         kill_at_once([*self.family(), psutil.Process(self._process.pid)])
         self._process.wait()
+        self._process = None
 
 
 class Cluster(Lone):
@@ -102,8 +104,12 @@ class Cluster(Lone):
     tables on disk, which is what lets its GCS come back."""
 
     def __init__(self, folder: Path, tiny: Path, postgres: Postgres) -> None:
-        self.postgres = postgres
+        # Ray reads the environment as it is imported, which must not be before the tests have set it
+        from ray.cluster_utils import Cluster as RayCluster  # noqa: PLC0415
+
         super().__init__(folder, tiny)
+        self.postgres = postgres
+        self._ray: Any = RayCluster()  # Ray has no types for it
 
     def amend(self, content: dict[str, Any]) -> None:
         super().amend(content)
@@ -118,14 +124,15 @@ class Cluster(Lone):
 
     def start(self) -> None:
         stored = {"gcs_storage": "rocksdb", "gcs_storage_path": str(self.folder)}
-        self._ray: Any = RayCluster()  # Ray has no types for it
         self._add_node(num_cpus=0, _system_config=stored)
         for _ in range(WORKERS):
             self._add_node(num_cpus=2)
         super().start()
 
     def stop(self) -> None:
-        super().stop()
+        """Without a goodbye: who has seen its GCS die may wait for it for long."""
+        if self._process is not None:
+            self.die()
         self._ray.shutdown()
 
     def family(self) -> list[psutil.Process]:
@@ -157,5 +164,9 @@ class Cluster(Lone):
 
 def family_of(node: RayNode) -> list[psutil.Process]:
     """A node's processes, and those below them."""
-    own = [info.process.pid for infos in node.all_processes.values() for info in infos]
-    return [process for pid in own for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
+    found: list[psutil.Process] = []
+    for info in (info for infos in node.all_processes.values() for info in infos):
+        with suppress(psutil.NoSuchProcess):
+            own = psutil.Process(info.process.pid)
+            found += [own, *own.children(recursive=True)]
+    return found

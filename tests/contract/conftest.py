@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from models.checkpoints import check_request, variant_named
 from models.errors import AceError, InvalidAudio, Overloaded, UnknownModel
 from models.music import Metas, MusicRequest, SongPlan
 from serve_app.artifacts.face import StorageFailed
-from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard, ServerPath, Upload
+from serve_app.dialects.desk import NOTHING_ATTACHED, Attachments, Catalogue, Desk, ModelCard, Peaks, ServerPath, Upload
 from serve_app.edge import EdgeOptions, build_api
 from serve_app.intake import with_audio
 from serve_app.jobs.job import DEFAULT_TERMS, Job, JobEvent, Stats, Status, Terms
@@ -58,6 +59,7 @@ class FakeDesk:
     uploads: dict[tuple[str, str], bytes] = field(default_factory=dict)  # by owner and id
     keys: dict[tuple[str, str], tuple[Job, str]] = field(default_factory=dict)
     roots: AudioRoots = field(default_factory=AudioRoots)
+    terms: list[Terms] = field(default_factory=list)
     events: dict[str, list[JobEvent]] = field(default_factory=dict)  # by job
     becomes: Callable[[Job], Job] | None = None  # what a job is that was waited for
     is_full: bool = False
@@ -73,6 +75,7 @@ class FakeDesk:
         attached: Attachments = NOTHING_ATTACHED,
         terms: Terms = DEFAULT_TERMS,
     ) -> Job:
+        self.terms.append(terms)
         if terms.idempotency is not None:
             known, body_sha256 = self.keys.get((owner, terms.idempotency.key), (None, ""))
             if known is not None and body_sha256 != terms.idempotency.body_sha256:
@@ -168,6 +171,9 @@ class FakeDesk:
         self.uploads[owner, upload.id] = received
         return upload
 
+    async def peaks(self, ref: str, points: int) -> Peaks:
+        return Peaks(10.0, (-0.5,) * points, (0.25,) * points)
+
     async def stats(self) -> Stats:
         return Stats(10, 1, 2, 3, 4, 0, 200, 12.3456)
 
@@ -181,9 +187,23 @@ class FakeDesk:
 Connect = Callable[..., httpx.AsyncClient]
 
 
-@pytest.fixture
-def desk() -> FakeDesk:
+@pytest.fixture(scope="session")
+def everybodys_desk() -> FakeDesk:
     return FakeDesk()
+
+
+@pytest.fixture(scope="session")
+def everybodys_api(everybodys_desk: FakeDesk) -> FastAPI:
+    """One without options for all tests: it takes longer to make than most of them to run."""
+    as_desk: Desk = everybodys_desk
+    return build_api(as_desk, EdgeOptions())
+
+
+@pytest.fixture
+def desk(everybodys_desk: FakeDesk) -> FakeDesk:
+    """As new."""
+    vars(everybodys_desk).update(vars(FakeDesk()))
+    return everybodys_desk
 
 
 @pytest.fixture
@@ -195,14 +215,20 @@ def connect(desk: FakeDesk) -> Connect:
         options.setdefault("keyring", Keyring(keys))
         sizes = {name: options.pop(name) for name in ("max_bytes", "max_upload_bytes") if name in options}
         options.setdefault("body", BodyLimits(**sizes))  # type: ignore[arg-type]  # likewise
-        api = build_api(as_desk, EdgeOptions(**options))  # type: ignore[arg-type]  # a test's shorthand
-        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://server")
+        return _client_of(build_api(as_desk, EdgeOptions(**options)))  # type: ignore[arg-type]  # a test's shorthand
 
     return connect
 
 
 @pytest.fixture
-async def client(connect: Connect) -> AsyncIterator[httpx.AsyncClient]:
-    async with connect() as client:
+async def client(
+    desk: FakeDesk, everybodys_desk: FakeDesk, everybodys_api: FastAPI, connect: Connect
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A module may have a desk of its own."""
+    async with _client_of(everybodys_api) if desk is everybodys_desk else connect() as client:
         yield client
+
+
+def _client_of(api: FastAPI) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://server")

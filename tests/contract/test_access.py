@@ -36,6 +36,9 @@ class Door:
     body: Mapping[str, Any] = field(default_factory=dict)
 
 
+TRAINING = "start start_lokr stop load_tensor_info export"
+DATASET = "scan load save auto_label auto_label_async preprocess preprocess_async"
+VIEWS = "samples sample/{index} auto_label_status auto_label_status/{task} preprocess_status preprocess_status/{task}"
 DOORS = {
     "POST /release_task": Door(Scope.GENERATE, "body"),
     "POST /query_result": Door(Scope.READ, "body", body={"task_id_list": ["one"]}),
@@ -47,6 +50,46 @@ DOORS = {
     **{f"{method} /openapi.json": Door(None) for method in ("GET", "HEAD")},
     **{f"GET {path}": Door(None) for path in ("/docs", "/docs/oauth2-redirect")},
     "GET /health": Door(None),
+    "POST /v1/music/generate": Door(Scope.GENERATE, "body"),
+    "POST /v1/music/random": Door(Scope.GENERATE, "body"),
+    "GET /v1/jobs/{job_id}": Door(Scope.READ),
+    **{f"POST /generate_music{kind}": Door(Scope.GENERATE) for kind in ("", "_async")},
+    "POST /generate_music_direct": Door(Scope.GENERATE, body={"format": "none"}),  # a song would be waited for
+    "POST /initialize": Door(Scope.READ),
+    "GET /sample_data": Door(Scope.READ),
+    "GET /status/{request_id}": Door(Scope.READ),
+    "GET /result/{request_id}": Door(Scope.READ),
+    "DELETE /request/{request_id}": Door(Scope.GENERATE),
+    "GET /queue/status": Door(Scope.READ),
+    "GET /outputs/{ref}": Door(Scope.READ, "query"),
+    "HEAD /outputs/{ref}": Door(Scope.READ, "query"),
+    "POST /v2/jobs": Door(Scope.GENERATE),
+    "GET /v2/jobs": Door(Scope.READ),
+    "GET /v2/jobs/{id}": Door(Scope.READ),
+    "DELETE /v2/jobs/{id}": Door(Scope.GENERATE),
+    "GET /v2/jobs/{id}/events": Door(Scope.READ, "query"),
+    "GET /v2/jobs/{id}/tracks/{n}": Door(Scope.READ, "query"),
+    "HEAD /v2/jobs/{id}/tracks/{n}": Door(Scope.READ, "query"),
+    "GET /v2/jobs/{id}/tracks/{n}/peaks": Door(Scope.READ, "query"),
+    "POST /v2/uploads": Door(Scope.GENERATE),
+    "GET /v2/capabilities": Door(Scope.READ),
+    "POST /format_input": Door(Scope.GENERATE, "body", body={"prompt": "jazz"}),
+    "POST /create_random_sample": Door(Scope.READ, "body"),
+    "POST /v1/create_sample": Door(Scope.GENERATE, "body", body={"query": "jazz"}),
+    **{f"GET {path}": Door(Scope.READ) for path in ("/v1/model_inventory", "/v1/lora/status")},
+    **{f"POST {path}": Door(Scope.ADMIN) for path in ("/v1/init", "/v1/reinitialize", "/v1/transcribe")},
+    "POST /v1/lora/load": Door(Scope.ADMIN, body={"lora_path": "warm"}),
+    "POST /v1/lora/unload": Door(Scope.ADMIN),
+    "POST /v1/lora/toggle": Door(Scope.ADMIN, body={"use_lora": True}),
+    "POST /v1/lora/scale": Door(Scope.ADMIN, body={"scale": 1}),
+    **{f"POST /v1/training/{verb}": Door(Scope.ADMIN) for verb in TRAINING.split()},
+    "GET /v1/training/status": Door(Scope.ADMIN),
+    **{f"POST /v1/dataset/{verb}": Door(Scope.ADMIN) for verb in DATASET.split()},
+    **{f"GET /v1/dataset/{view}": Door(Scope.ADMIN) for view in VIEWS.split()},
+    "PUT /v1/dataset/sample/{index}": Door(Scope.ADMIN),
+    "POST /v1/chat/completions": Door(Scope.GENERATE),
+    "POST /v1/audio/speech": Door(Scope.GENERATE),
+    "GET /api/v1/models": Door(Scope.READ),
 }
 IN_BODY, IN_HEADER = "Missing ai_token or Authorization header", "Missing Authorization header"
 
@@ -67,14 +110,14 @@ async def ask(client: httpx.AsyncClient, route: str, token: str | None = None, *
     sent: dict[str, Any] = {"headers": headers, "params": door.query}
     if token is not None and door.token != "body":
         sent["params"] = f"{door.query}&ai_token={token}"
-    if method == "POST":
+    if method in ("POST", "PUT"):
         sent["json"] = {**door.body, **({"ai_token": token} if token is not None and door.token == "body" else {})}
     return await client.request(method, path, **sent)
 
 
 def refused(reply: httpx.Response) -> str:
     """Why nobody was let in, `""` where somebody was. A HEAD tells no reason."""
-    assert reply.status_code < 500
+    assert reply.status_code < 500 or reply.status_code == 501
     if reply.status_code != 401:
         return ""
     assert reply.headers["www-authenticate"] == "Bearer"
@@ -181,3 +224,49 @@ async def test_a_key_may_hold_any_character(connect: Connect) -> None:
         in_header = await client.get("/v1/stats", headers=[(b"authorization", "Bearer schlüssel".encode())])
         in_body = await client.post("/release_task", json={"ai_token": "schlüssel"})
     assert (in_header.status_code, in_body.status_code) == (200, 200)
+
+
+@pytest.mark.parametrize(
+    ("options", "local", "named"),
+    [
+        ({}, True, True),
+        ({"keys": (KEY,)}, False, True),
+        ({"is_local": False}, False, True),
+    ],
+    ids=["loopback without a key", "with a key", "beyond loopback"],
+)
+async def test_pages_of_this_machine_may_call_only_where_nobody_else_can_and_no_key_is_needed(
+    connect: Connect, options: dict[str, Any], local: bool, named: bool
+) -> None:
+    async with connect(cors_origins=("https://studio.example",), **options) as client:
+        for origin, is_allowed in (
+            *((origin, local) for origin in ("null", "http://localhost:3000", "http://127.0.0.1", "http://[::1]:8080")),
+            ("https://studio.example", named),
+            ("https://evil.example", False),
+        ):
+            reply = await client.get("/health", headers={"origin": origin})
+            assert (reply.headers.get("access-control-allow-origin") == origin) == is_allowed, origin
+
+
+async def test_a_page_can_read_a_refusal_and_a_fault_of_the_server(connect: Connect, desk: FakeDesk) -> None:
+    desk.is_broken = True
+    async with connect() as client:
+        headers = {"origin": "null", "x-request-id": "abc"}
+        for body, status in (({"bpm": "x"}, 400), ({}, 500)):
+            reply = await client.post("/release_task", json=body, headers=headers)
+            assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (status, "null")
+            assert reply.headers["x-request-id"] == "abc"
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['{"bpm": NaN}', '{"bpm": 1e400}', '{"a": 1, "a": 2}', '{"prompt": "\\ud800"}', '{"prompt": "\\u0000"}', "[1]"],
+)
+@pytest.mark.parametrize(
+    "route", [route for route, door in DOORS.items() if door.token == "body" or "/v1/chat" in route]
+)
+async def test_no_route_takes_json_that_nothing_behind_it_can_take(
+    client: httpx.AsyncClient, route: str, body: str
+) -> None:
+    reply = await client.post(route.split()[1], content=body, headers={"content-type": "application/json"})
+    assert reply.status_code in (400, 422)

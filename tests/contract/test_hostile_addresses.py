@@ -143,7 +143,7 @@ def test_no_id_in_a_path_reaches_anything_else(app: ASGIApp, method: str, route:
         def ask(path: str) -> None:
             address = re.sub(r"\{[^}]*\}", lambda _: path, route)
             status, content = runner.run(asked(app, method, address))
-            assert status in (307, 400, 401, 403, 404, 405, 413, 422)
+            assert status in (307, 400, 401, 403, 404, 405, 422, 501)
             assert SECRET not in content
 
         for path in TABLE:

@@ -16,11 +16,11 @@ from serve_app.dialects.bodies import Fields
 from serve_app.dialects.current.analysis import analysis_of, check_source, not_used_by
 from serve_app.dialects.desk import Attachments, Catalogue
 from serve_app.dialects.parameters import BY_NAME, Given
+from serve_app.dialects.replies import NOT_KNOWN
 from serve_app.jobs.job import Priority
 
 SONGS_UNLESS_GIVEN = 2
 CODE = re.compile(r"<\|audio_code_(\d+)\|>")
-NOT_KNOWN = "N/A"  # what results say of metadata nobody knows, and clients send back
 TEXT2MUSIC_INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"  # sent with any task, by clients
 TO_THE_END = (0.0, -1.0)  # repainting_end of a client that means none
 LOSSLESS = (AudioFormat.WAV, AudioFormat.FLAC)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
 from models.music import Analysis, Made, MusicRequest, SongPlan
 from serve_app.dialects.current.analysis import codes_text, heard_codes, heard_song
+from serve_app.dialects.replies import NOT_KNOWN, generation_info, track_address
 from serve_app.jobs.job import Job, Stats, Status
 
 ENVIRONMENT = "development"  # what the reference puts into every result
-NOT_KNOWN = "N/A"  # so does this, for metadata nobody knows
 NUMBER_OF = {Status.QUEUED: 0, Status.RUNNING: 0, Status.SUCCEEDED: 1, Status.FAILED: 2, Status.CANCELLED: 2}
 
 
@@ -73,7 +72,7 @@ def _result(job: Job, made: Made) -> list[dict[str, Any]] | dict[str, Any]:
             told = {"generation_info": "Analysis Only Mode Complete", "dit_model": "None (Analysis Only)"}
             return [item | told for item in _songs(job, made, [""])]
         case None:
-            return _songs(job, made, [f"/v1/audio?path={quote(track.ref, safe='')}" for track in made.tracks])
+            return _songs(job, made, [track_address(track.ref) for track in made.tracks])
 
 
 def _songs(job: Job, made: Made, files: Sequence[str]) -> list[dict[str, Any]]:
@@ -82,7 +81,7 @@ def _songs(job: Job, made: Made, files: Sequence[str]) -> list[dict[str, Any]]:
         "status": 1,
         "create_time": int(job.created_at),
         "env": ENVIRONMENT,
-        "generation_info": _generation_info(made),
+        "generation_info": generation_info(made),
         "seed_value": ",".join(map(str, job.request.seeds)),
         **({"retake_seed_value": ",".join(map(str, retakes))} if (retakes := job.request.retake_seeds) else {}),
         "lm_model": made.lm_model or "",
@@ -116,12 +115,6 @@ def _metas(request: MusicRequest, plan: SongPlan) -> dict[str, Any]:
     }
     metas = {name: NOT_KNOWN if value is None else value for name, value in known.items()}
     return {**metas, "prompt": request.prompt, "lyrics": request.lyrics}
-
-
-def _generation_info(made: Made) -> str:
-    total = sum(made.seconds_by_stage.values())
-    stages = "\n".join(f"- {stage}: {seconds:.2f}s" for stage, seconds in made.seconds_by_stage.items())
-    return f"**Total generation time ({len(made.tracks)} songs): {total:.2f}s**\n{stages}"
 
 
 def _progress_text(job: Job) -> str:

@@ -14,7 +14,7 @@ from serve_app.dialects.current.models import ModelsFormat
 from serve_app.dialects.current.requests import priority_of, to_request
 from serve_app.dialects.current.results import eta_seconds, to_reply, unknown_reply
 from serve_app.dialects.desk import Desk
-from serve_app.dialects.downloads import send_track
+from serve_app.dialects.downloads import DOCUMENTED, send_track
 from serve_app.dialects.parameters import openapi_body
 from serve_app.dialects.replies import envelope
 from serve_app.dialects.strict_json import BadJson, read_json
@@ -93,7 +93,7 @@ def routes(desk: Desk, access: Access, models_format: ModelsFormat = "wrapped") 
         return envelope({"task_id": job.id, "status": job.status.value})
 
     @router.head("/v1/audio", include_in_schema=False)
-    @router.get("/v1/audio")
+    @router.get("/v1/audio", response_class=Response, responses=DOCUMENTED)
     async def audio(request: Request, path: str) -> Response:
         """A finished file, whole or in part."""
         access.owner_by_query(request, Scope.READ)

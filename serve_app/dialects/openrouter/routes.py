@@ -27,16 +27,28 @@ from serve_app.dialects.openrouter.replies import (
     usage_chunk,
 )
 from serve_app.dialects.openrouter.requests import Asked, ChatBody, openapi_body, to_request
-from serve_app.dialects.waiting import ClosedStream, attend, follow, made_of, open_made, verdict
+from serve_app.dialects.waiting import NOT_MADE, ClosedStream, attend, follow, made_of, open_made, verdict
 from serve_app.jobs.job import Job, Terms
 
 DOT_EVERY_S = 2.0
+COMPLETIONS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The songs; with `stream`, chunks as server-sent events, the last of them `[DONE]`.",
+        "content": {
+            "application/json": {"schema": {"type": "object", "required": ["id", "object", "choices", "usage"]}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    },
+    **NOT_MADE,
+}
 
 
 def routes(desk: Desk, access: Access, timeout_s: float) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/chat/completions", response_model=None, openapi_extra=openapi_body(ChatBody))
+    @router.post(
+        "/v1/chat/completions", response_model=None, openapi_extra=openapi_body(ChatBody), responses=COMPLETIONS
+    )
     async def chat_completions(request: Request) -> Response:
         """Makes music and answers with it, in one piece or, with `stream`, as server-sent events."""
         owner = access.owner_by_header(request, Scope.GENERATE)

@@ -17,7 +17,7 @@ from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.bodies import read_object
 from serve_app.dialects.desk import Catalogue, Desk
 from serve_app.dialects.openrouter.requests import Body, openapi_body, told
-from serve_app.dialects.waiting import attend, made_of, open_made
+from serve_app.dialects.waiting import NOT_MADE, attend, made_of, open_made
 from serve_app.jobs.job import Terms
 
 # of OpenAI's speakers, which its clients must name; none of them sings here
@@ -90,10 +90,22 @@ def _style(body: SpeechBody) -> tuple[str, list[str]]:
     return body.instructions.strip() or ("" if is_speaker else voice.strip()), warnings
 
 
+SPOKEN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The song's file.", "content": {"audio/*": {"schema": {"type": "string"}}}},
+    **NOT_MADE,
+}
+
+
 def routes(desk: Desk, access: Access, timeout_s: float) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/audio/speech", response_model=None, openapi_extra=openapi_body(SpeechBody))
+    @router.post(
+        "/v1/audio/speech",
+        response_class=Response,
+        response_model=None,
+        openapi_extra=openapi_body(SpeechBody),
+        responses=SPOKEN,
+    )
     async def speech(request: Request) -> Response:
         """Makes one song and answers with its file."""
         owner = access.owner_by_header(request, Scope.GENERATE)

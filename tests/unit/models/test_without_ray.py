@@ -72,3 +72,20 @@ async def test_a_window_of_a_recording_is_made_anew(tiny: Path, tmp_path: Path) 
     assert abs(np.corrcoef(samples[26_000:36_000].ravel(), recording[26_000:36_000].ravel())[0, 1]) < 0.5
     dit.close()
     vae.close()
+
+
+async def test_a_recording_is_heard_and_described(tiny: Path) -> None:
+    recording = np.random.default_rng(0).uniform(-0.5, 0.5, (96_000, 2)).astype(np.float32)
+    lm = LmEngine(tiny / LM, EngineOptions(backend="torch", dtype="float32", max_model_len=2048))
+    dit = DitEngine(tiny, TURBO, BatchLimits(), torch.device("cpu"))
+    vae = VaeEngine(tiny / VAE, lambda *_: "", torch.device("cpu"), encoders=1, read=lambda _: recording)
+    request = {"model": TURBO, "seeds": (1,), "src_audio": "recording"}
+    stages = Stages(lm, dit, vae)
+    codes = await make_music(MusicRequest.model_validate(request | {"analysis": "codes"}), stages, lambda _: None)
+    song = await make_music(MusicRequest.model_validate(request | {"analysis": "song"}), stages, lambda _: None)
+    assert (codes.tracks, song.tracks) == ((), ())
+    assert len(codes.plans[0].codes) == 10
+    assert song.plans[0].codes == codes.plans[0].codes
+    assert (song.lm_model, song.plans[0].metas.bpm is not None) == (LM, True)
+    for engine in (lm, dit, vae):
+        engine.close()

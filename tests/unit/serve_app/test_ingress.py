@@ -1,17 +1,20 @@
 """The desk over a real store; the conductor's handle is a fake that counts nudges."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from ray.serve.exceptions import RayServeException
 
 from models.errors import DeadlineExceeded, InvalidRequest, Overloaded, StoreAway, UnknownAdapter, UnknownModel
 from models.music import Metas, MusicRequest, SongPlan
+from serve_app.artifacts.local import LocalArtifacts
 from serve_app.dialects.desk import Attachments
-from serve_app.ingress import ASKED_AT_ONCE, FrontDesk, catalogue_of, warnings_of_disk
+from serve_app.ingress import ASKED_AT_ONCE, FrontDesk, Ingress, catalogue_of, warnings_of_disk
 from serve_app.jobs.job import Idempotency, Status, Terms
 from serve_app.jobs.store import JobStore
 from serve_app.settings import AppSettings
@@ -234,6 +237,22 @@ async def test_a_desk_knows_whether_its_store_answers(desk: FrontDesk, monkeypat
     assert not await desk.has_store()
 
 
+async def test_a_replica_answers_the_v1_api_at_a_port_of_its_own_as_long_as_it_lives(
+    tmp_path: Path, handle: FakeHandle
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    as_handle: Any = handle
+    app = Ingress(settings(tmp_path, api={"v1_port": port}), as_handle, {}).__serve_build_asgi_app__()
+    async with app.router.lifespan_context(app), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        taken = (await client.post("/generate_music_async", json={"prompt": "jazz"})).json()
+        assert (await client.get(f"/status/{taken['request_id']}")).json()["status"] == "pending"
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.get("/sample_data")
+
+
 @pytest.mark.parametrize(("high_water", "is_told"), [(0.000001, True), (1.0, False)])
 def test_a_disk_that_fills_up_is_a_warning(tmp_path: Path, high_water: float, is_told: bool) -> None:
     warnings = warnings_of_disk(settings(tmp_path, disk_high_water=high_water))
@@ -262,3 +281,9 @@ async def test_a_webhook_goes_with_its_job_to_the_store(tmp_path: Path, monkeypa
         await desk.cancel(job.id, "")
         (owed,) = await desk.store.deliveries.claim(60, 10)
     assert (owed.job, owed.url) == (job.id, "https://example.com/hook")
+
+
+async def test_adapters_and_waveforms_are_those_of_the_servers_folders(desk: FrontDesk, tmp_path: Path) -> None:
+    assert await desk.adapters() == ("lo-fi",)
+    ref = LocalArtifacts(tmp_path).save("wav", wav())
+    assert len((await desk.peaks(ref, 3)).lowest) == 3

@@ -27,3 +27,11 @@ def test_a_server_beyond_this_machine_needs_a_key_unless_told_otherwise(
 )
 def test_what_listens_on_loopback_is_reached_from_here_only(host: str | None, only_here: bool) -> None:
     assert is_loopback(host) is only_here
+
+
+def test_the_v1_apis_own_port_is_not_open_to_all_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACESTEP_API_KEY", raising=False)
+    refuse_open("127.0.0.1", ApiSettings(v1_host="0.0.0.0"))  # where there is no such port
+    with pytest.raises(OpenToAll, match=r"api\.v1_host: 127"):
+        refuse_open("127.0.0.1", ApiSettings(v1_host="0.0.0.0", v1_port=8019))
+    refuse_open("127.0.0.1", ApiSettings(v1_host="0.0.0.0", v1_port=8019, allow_open=True))

@@ -18,6 +18,17 @@ def test_keys_are_separated_by_commas_and_none_means_no_key(
     assert read_api_keys(ApiSettings()) == keys
 
 
+def test_the_v1_port_is_in_the_scenario_or_else_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACESTEP_V1_PORT", raising=False)
+    assert AppSettings().api.v1_port is None
+    monkeypatch.setenv("ACESTEP_V1_PORT", "8019")
+    assert AppSettings().api.v1_port == 8019
+    assert AppSettings.model_validate({"api": {"v1_port": 8020}}).api.v1_port == 8020
+    monkeypatch.setenv("ACESTEP_V1_PORT", "eight")
+    with pytest.raises(ValidationError, match="v1_port"):
+        AppSettings()
+
+
 def test_an_unknown_setting_is_refused_by_name() -> None:
     with pytest.raises(ValidationError, match="kv_cache_gb"):
         AppSettings.model_validate({"lm": {"kv_cache_gb": 1}})

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.checkpoints import check_request, variant_named
+from models.checkpoints import GUIDANCE_FIELDS, check_request, variant_named
 from models.dit.sampling import Method, Sampling, noise_levels, resolve, schedule
 from models.errors import InvalidRequest
 from models.music import MusicRequest
@@ -57,6 +57,12 @@ def test_turbo_moves_timesteps_to_those_it_knows_and_says_so() -> None:
         "shift: not applied, timesteps were given",
         "timesteps: moved to the nearest of the 20 this turbo model knows",
     )
+
+
+def test_the_fields_of_guidance_are_those_turbo_says_it_cannot_apply() -> None:
+    asked = request(guidance_scale=7.0, use_adg=True, cfg_interval_start=0.1, cfg_interval_end=0.5)
+    _, remarks = resolve(asked, TURBO)
+    assert ", ".join(remark.partition(":")[0] for remark in remarks) == ", ".join(GUIDANCE_FIELDS)
 
 
 def test_base_is_guided_by_its_default_and_takes_timesteps_as_they_are() -> None:
