@@ -1,35 +1,60 @@
-"""An S3 of this process's own, and a way to it that can be cut."""
+"""An S3 in a process of its own, and a way to it that can be cut."""
 
 from __future__ import annotations
 
 import socket
 import socketserver
+import subprocess
+import sys
 import threading
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 BUCKET = "bucket"
+STARTS_WITHIN_S = 60
 
 
 @contextmanager
 def running() -> Iterator[str]:
-    """Its endpoint. There is an empty bucket, and the environment has what a client needs."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    """Its endpoint. There is an empty bucket, and the environment has what a client needs.
+
+    Flask, which it is made of, puts objects into this process that whoever walks through all modules (vLLM does)
+    stumbles over: so it has a process of its own.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        host, port = free.getsockname()
     endpoint = f"http://{host}:{port}"
-    with pytest.MonkeyPatch.context() as patch:
-        environment = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1", "ENDPOINT_URL": endpoint}
-        for name, value in environment.items():
-            patch.setenv(f"AWS_{name}", value)
-        patch.setenv("NO_PROXY", host)
-        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")).close()
-        yield endpoint
-    server.stop()
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            keys = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1", "ENDPOINT_URL": endpoint}
+            for name, value in keys.items():
+                patch.setenv(f"AWS_{name}", value)
+            patch.setenv("NO_PROXY", host)
+            _make_bucket(endpoint)
+            yield endpoint
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _make_bucket(endpoint: str) -> None:
+    """As soon as it answers."""
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    while True:
+        try:
+            urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")).close()
+            return
+        except urllib.error.URLError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 class Wire(socketserver.ThreadingTCPServer):
