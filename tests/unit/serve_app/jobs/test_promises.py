@@ -118,7 +118,8 @@ class Promises(RuleBasedStateMachine):
         once = terms.idempotency
         queued = [row for row in self._seen.values() if row.status == Status.QUEUED]
         of_owner = [row for row in queued if row.owner == owner]
-        is_full = len(queued) == LIMITS.jobs or len(of_owner) == LIMITS.jobs_per_owner
+        # more than the limits, where running ones were given back
+        is_full = len(queued) >= LIMITS.jobs or len(of_owner) >= (LIMITS.jobs_per_owner or 0)
         known = next(
             (row for row in self._seen.values() if once and (row.owner, row.idempotency_key) == (owner, once.key)), None
         )
