@@ -206,7 +206,14 @@ class MusicRequest(Value):
     sample_query: Annotated[str, Field(max_length=2048)] | None = None  # "" : surprise me
     use_format: bool = False
     audio_codes: Annotated[
-        tuple[tuple[Annotated[int, Field(ge=0, le=MAX_AUDIO_CODE)], ...], ...], Field(max_length=MAX_SONGS)
+        tuple[
+            Annotated[
+                tuple[Annotated[int, Field(ge=0, le=MAX_AUDIO_CODE)], ...],
+                Field(max_length=int(MAX_SECONDS) * CODES_PER_SECOND),
+            ],
+            ...,
+        ],
+        Field(max_length=MAX_SONGS),
     ] = ()
     lm_backend: Literal["vllm", "pt"] | None = None  # None: whichever this LM runs on
     lm_temperature: Annotated[float, Field(ge=0.0, le=5.0, allow_inf_nan=False)] = 0.85

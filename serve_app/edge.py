@@ -71,7 +71,7 @@ def build_api(desk: Desk, options: EdgeOptions, lifespan: Lifespan | None = None
         speech_routes(desk, access, options.generation_timeout_s),
         native.routes(desk, access, options.body.max_upload_bytes),
     )
-    app = FastAPIOffline(redoc_url=None, title="ACE-Step server", version="1.0", lifespan=lifespan)
+    app = FastAPIOffline(title="ACE-Step server", version="1.0", lifespan=lifespan)
     return _guarded(app, dialects, desk, options)
 
 
@@ -81,7 +81,7 @@ def build_v1_api(desk: Desk, options: EdgeOptions, is_ready: gradio_v1.IsReady) 
         gradio_v1.health_route(is_ready),
         gradio_v1.routes(desk, Access(options.keyring), Examples.load(), options.generation_timeout_s),
     )
-    app = FastAPIOffline(redoc_url=None, title="ACE-Step server, v1 API", version="1.0")
+    app = FastAPIOffline(title="ACE-Step server, v1 API", version="1.0")
     return _guarded(app, dialects, desk, options)
 
 

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
 READABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-TO_DISK = ("/v2/uploads",)  # whatever the content type
+UPLOADS = "/v2/uploads"  # goes to disk whatever the content type
+WITH_FILES = ("/release_task", "/v1/music/generate", UPLOADS)  # where a form's files go to disk
 Refuse = Callable[..., ASGIApp]  # scope, status, detail, headers: the reply as the path's own dialect says it
 WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 
@@ -140,19 +141,21 @@ class LimitBody:
             return
         headers = Headers(scope=scope)
         is_form = headers.get("content-type", "").lower().startswith("multipart/form-data")
-        has_files = is_form or scope["path"] in TO_DISK
+        has_files = scope["path"] == UPLOADS or (is_form and scope["path"] in WITH_FILES)
         most = self._limits.max_upload_bytes if has_files else self._limits.max_bytes
         announced = headers.get("content-length", "0")
         if not re.fullmatch(r"[0-9]{1,18}", announced) or int(announced) > most:
             await self._refuse(scope, 413, _too_large(most))(scope, receive, send)
             return
         body = _Body(receive, self._limits, most)
+        held = 0
 
         async def counted() -> Message:
-            before = body.received
+            nonlocal held
             message = await body.receive()
             if not has_files:
-                self._held += body.received - before
+                self._held += body.received - held
+                held = body.received
                 if self._held > self._limits.all_bytes:
                     raise Overloaded("Server busy: too much is being sent at once")
             return message
@@ -160,8 +163,7 @@ class LimitBody:
         try:
             await self._app(scope, counted, send)
         finally:
-            if not has_files:
-                self._held -= body.received
+            self._held -= held
 
 
 class _Body:

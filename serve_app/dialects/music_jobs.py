@@ -11,7 +11,7 @@ from fastapi import APIRouter, HTTPException, Request
 from models.music import Made
 from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.bodies import Fields, read_fields
-from serve_app.dialects.current.requests import to_request
+from serve_app.dialects.current.requests import terms_of, to_request
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.parameters import openapi_body
 from serve_app.dialects.replies import NOT_KNOWN, generation_info, track_address
@@ -84,7 +84,8 @@ def routes(desk: Desk, access: Access) -> APIRouter:
     async def take(request: Request, fields: Fields) -> dict[str, Any]:
         owner = access.owner_by_fields(request, fields.values, Scope.GENERATE)
         asked, attachments, warnings = to_request(fields, desk.catalogue)
-        return accepted(await desk.submit(asked, owner, attachments), warnings)
+        terms = await terms_of(fields, request.headers.get("idempotency-key"))
+        return accepted(await desk.submit(asked, owner, attachments, terms), warnings)
 
     @router.post("/v1/music/generate", openapi_extra=openapi_body())
     async def generate(request: Request) -> dict[str, Any]:

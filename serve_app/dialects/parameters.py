@@ -10,6 +10,7 @@ from typing import Any
 
 from models.errors import InvalidRequest
 from serve_app.dialects.bodies import nested
+from serve_app.dialects.replies import NOT_KNOWN
 from serve_app.dialects.strict_json import BadJson, read_json
 
 METAS = ("metas", "meta", "metadata", "user_metadata", "userMetadata")
@@ -40,8 +41,8 @@ def whole(value: Any) -> int | None:
 
 
 def real(value: Any) -> float | None:
-    """A finite number, however it is written; blank is not given."""
-    if isinstance(value, str) and not value.strip():
+    """A finite number, however it is written; blank is not given, and neither is what results say of the unknown."""
+    if isinstance(value, str) and value.strip() in ("", NOT_KNOWN):
         return None
     try:
         number = float(value)
@@ -69,6 +70,11 @@ def kilobits(value: Any) -> int | None:
 def word(value: Any) -> str | None:
     """One of a few words; blank is not given."""
     return text(value).strip() or None
+
+
+def choice(value: Any) -> str | None:
+    """One of a few words in small letters; blank is not given."""
+    return text(value).strip().lower() or None
 
 
 def words(value: Any) -> list[str]:
@@ -130,7 +136,7 @@ PARAMETERS = tuple(
         (text, "time_signature timesignature timeSignature", "", "2, 3, 4 or 6; 4/4 is 4."),
         (real, "audio_duration duration audioDuration target_duration targetDuration", None, "Seconds, 10 to 600."),
         (text, "vocal_language vocalLanguage language", "", "Such as en, zh, ja."),
-        (text, "audio_format audioFormat", "mp3", "mp3, wav, flac, opus or aac."),
+        (choice, "audio_format audioFormat", "mp3", "mp3, wav, flac, opus or aac."),
         (kilobits, "audio_bitrate audioBitrate mp3_bitrate mp3Bitrate", None, "In kbit/s, such as 192 or 192k."),
         (whole, "audio_sample_rate audioSampleRate mp3_sample_rate mp3SampleRate", None, "48000 or 44100."),
         (lambda value: value, "audio_code_string audioCodeString audio_codes", "", "Codes as text, one or a list."),
@@ -140,14 +146,14 @@ PARAMETERS = tuple(
         (lambda value: value, "seed", None, "A number, or several as text, separated by commas."),
         (whole, "batch_size batchSize", None, "Songs to make, 1 to 8; 2 unless given."),
         (real, "shift", None, "1 to 5."),
-        (text, "infer_method inferMethod", "ode", "ode (or euler), sde or heun."),
+        (choice, "infer_method inferMethod", "ode", "ode (or euler), sde or heun."),
         (word, "sampler_mode samplerMode", "euler", "heun: two forwards a step, with infer_method ode."),
         (lambda value: value, "timesteps", None, "Values of t from 1 to 0, separated by commas."),
         (yes_or_no, "use_adg useAdg", False, "Not on turbo models."),
         (real, "cfg_interval_start cfgIntervalStart", None, "0 to 1."),
         (real, "cfg_interval_end cfgIntervalEnd", None, "0 to 1."),
         (text, "lm_model_path lmModelPath", "", "The LM to plan with."),
-        (text, "lm_backend lmBackend", None, "vllm or pt; unless given, what the LM runs on."),
+        (choice, "lm_backend lmBackend", None, "vllm or pt; unless given, what the LM runs on."),
         (real, "lm_temperature lmTemperature", None, "0 is greedy."),
         (real, "lm_cfg_scale lmCfgScale", None, "1 or less is off."),
         (real, "lm_repetition_penalty lmRepetitionPenalty", None, "1 is off."),
@@ -159,7 +165,7 @@ PARAMETERS = tuple(
         (yes_or_no, "constrained_decoding constrainedDecoding constrained", None, "The LM keeps to the form."),
         (yes_or_no, "constrained_decoding_debug constrainedDecodingDebug", None, "Traces how."),
         (yes_or_no, "allow_lm_batch allowLmBatch parallel_thinking", None, "A job's songs planned side by side."),
-        (text, "task_type taskType", "text2music", "What to make of what."),
+        (choice, "task_type taskType", "text2music", "What to make of what."),
         (yes_or_no, "analysis_only analysisOnly", False, "What the LM would have the song be, and no song."),
         (yes_or_no, "full_analysis_only fullAnalysisOnly", False, "Caption, metadata and lyrics of the source."),
         (yes_or_no, "extract_codes_only extractCodesOnly", False, "The audio codes of the source."),
@@ -288,7 +294,7 @@ BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in P
 def openapi_body(parameters: Collection[Parameter] = PARAMETERS, *, has_files: bool = False) -> dict[str, Any]:
     """The request body for the API page: every documented name."""
     types: dict[Any, str] = {
-        **{text: "string", word: "string", whole: "integer", real: "number", yes_or_no: "boolean"},
+        **{text: "string", word: "string", choice: "string", whole: "integer", real: "number", yes_or_no: "boolean"},
         kilobits: "integer",
         **{words: "array", loras: "array"},
     }

@@ -49,7 +49,7 @@ DOORS = {
     "GET /v1/models": Door(Scope.READ),
     "GET /v1/stats": Door(Scope.READ),
     **{f"{method} /openapi.json": Door(None) for method in ("GET", "HEAD")},
-    **{f"GET {path}": Door(None) for path in ("/docs", "/docs/oauth2-redirect")},
+    **{f"GET {path}": Door(None) for path in ("/docs", "/docs/oauth2-redirect", "/redoc")},
     "GET /health": Door(None),
     "POST /v1/music/generate": Door(Scope.GENERATE, "body"),
     "POST /v1/music/random": Door(Scope.GENERATE, "body"),
@@ -270,3 +270,12 @@ async def test_no_route_takes_json_that_nothing_behind_it_can_take(
 ) -> None:
     reply = await client.post(route.split()[1], content=body, headers={"content-type": "application/json"})
     assert reply.status_code in (400, 422)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/init"), ("POST", "/v1/lora/load"), ("GET", "/v1/audio"), ("GET", "/v1/models?format=x")],
+)
+async def test_a_key_is_asked_for_before_anything_is_judged(connect: Connect, method: str, path: str) -> None:
+    async with connect(keys=(KEY,)) as client:
+        assert (await client.request(method, path, json={"slot": "x"})).status_code == 401

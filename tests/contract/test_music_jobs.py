@@ -266,3 +266,12 @@ async def test_a_key_closes_all_of_it(connect: Connect) -> None:
         assert (await client.post("/v1/music/generate", json={"ai_token": "sesame"})).status_code == 200
         headers = {"Authorization": "Bearer sesame"}
         assert (await client.get("/v1/jobs/job-0", headers=headers)).status_code == 200
+
+
+async def test_a_request_sent_twice_under_one_key_is_one_job_of_its_priority(
+    client: httpx.AsyncClient, desk: FakeDesk
+) -> None:
+    body = {"caption": "jazz", "priority": "high"}
+    for _ in range(2):
+        assert (await client.post("/v1/music/generate", json=body, headers={"idempotency-key": "k"})).status_code == 200
+    assert [job.priority for job in desk.jobs] == ["high"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -266,3 +267,10 @@ async def test_the_api_page_tells_every_status_of_every_route(client: httpx.Asyn
             problem = operation["responses"]["422"]["content"]
             assert problem == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     assert {status.value for status in Status} == {*document["components"]["schemas"]["Status"]["enum"]}
+
+
+async def test_a_cursor_that_is_none_is_refused(client: httpx.AsyncClient) -> None:
+    for number in (0, -1, 10**30):
+        cursor = base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
+        reply = await client.get("/v2/jobs", params={"cursor": cursor})
+        assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "query cursor")

@@ -274,3 +274,12 @@ async def test_the_examples_of_the_api_page_are_taken(client: httpx.AsyncClient)
     for example in body["examples"]:
         assert (await client.post("/v2/jobs", json=example)).status_code == 202
     assert "$ref" not in json.dumps(body)
+
+
+async def test_a_body_of_countless_values_or_names_is_refused_quickly_and_briefly(client: httpx.AsyncClient) -> None:
+    huge = await client.post("/v2/jobs", json={"audio_codes": [[1] * 100_001]})
+    assert huge.status_code == 413
+    strange = await client.post("/v2/jobs", json={f"name{number}": 1 for number in range(5000)})
+    assert (strange.status_code, len(strange.json()["errors"])) == (422, 100)
+    long = await client.post("/v2/jobs", json={"audio_codes": [[1] * 3001]})
+    assert long.json()["errors"][0]["field"].startswith("audio_codes.0")

@@ -176,7 +176,7 @@ REFUSED: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"seed": 2**40, "use_random_seed": False}, "seed", "4294967295"),
     ({"audio_code_string": "la la"}, "audio_code_string", "<|audio_code_123|>"),
     ({"audio_code_string": "<|audio_code_64000|>"}, "audio_code_string", "63999"),
-    ({"audio_code_string": ["<|audio_code_1|>"] * 3}, "audio_code_string", "2 songs"),
+    ({"audio_code_string": ["<|audio_code_1|>"] * 3, "batch_size": 2}, "audio_code_string", "2 songs"),
     ({"lm_backend": "mlx"}, "lm_backend", "vllm"),
     ({"lm_temperature": -1}, "lm_temperature", "0"),
     ({"task_type": "cover"}, "task_type", "source audio"),
@@ -423,3 +423,25 @@ async def test_how_a_correction_is_made_does_not_matter_where_there_is_none(
     client: httpx.AsyncClient, desk: FakeDesk
 ) -> None:
     assert not (await asked(client, desk, {"dcw_mode": "low", "dcw_wavelet": "db4"})).dcw_enabled
+
+
+async def test_a_list_of_codes_is_one_text_a_song_in_a_form_as_well(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    listed = '["<|audio_code_1|>", "<|audio_code_2|>"]'
+    for body in ({"data": {"audio_code_string": listed}}, {"json": {"audio_code_string": json.loads(listed)}}):
+        reply = await client.post("/release_task", **body)
+        assert reply.status_code == 200, reply.text
+        assert desk.jobs[-1].request.audio_codes == ((1,), (2,))
+    await client.post("/release_task", json={"audio_code_string": ["<|audio_code_7|>"], "batch_size": 3})
+    assert desk.jobs[-1].request.audio_codes == ((7,), (7,), (7,))
+
+
+async def test_a_code_of_thousands_of_digits_is_refused(client: httpx.AsyncClient) -> None:
+    reply = await client.post("/release_task", json={"audio_code_string": f"<|audio_code_{'9' * 5000}|>"})
+    assert reply.status_code == 400
+
+
+async def test_what_results_say_of_the_unknown_may_be_sent_back(client: httpx.AsyncClient, desk: FakeDesk) -> None:
+    metas = {"bpm": "N/A", "duration": "N/A", "timesignature": "N/A", "keyscale": "N/A"}
+    assert (await client.post("/release_task", json={"metas": metas})).status_code == 200
+    request = desk.jobs[-1].request
+    assert (request.bpm, request.audio_duration, request.time_signature, request.key_scale) == (None,) * 4

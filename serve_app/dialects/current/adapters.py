@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from pydantic import BaseModel, Field
 
 from serve_app.dialects.access import Access, Scope
@@ -34,7 +34,7 @@ class Scale(BaseModel):
 def routes(desk: Desk, access: Access) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/lora/load")
+    @router.post("/v1/lora/load", dependencies=[Depends(access.asking(Scope.ADMIN))])
     async def load(request: Request, asked: Load) -> None:
         """Refused: tells how a request names the adapter, or which there are."""
         access.owner_by_header(request, Scope.ADMIN)
@@ -50,7 +50,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
         access.owner_by_header(request, Scope.ADMIN)
         return envelope({"message": "⚠️ No LoRA adapter loaded."})
 
-    @router.post("/v1/lora/toggle")
+    @router.post("/v1/lora/toggle", dependencies=[Depends(access.asking(Scope.ADMIN))])
     async def toggle(request: Request, asked: Toggle) -> dict[str, Any]:
         """Off is how it is; on is refused, as code 400."""
         access.owner_by_header(request, Scope.ADMIN)
@@ -58,7 +58,7 @@ def routes(desk: Desk, access: Access) -> APIRouter:
             return failure(400, _how("NAME"))
         return envelope({"message": "✅ LoRA disabled", "use_lora": False})
 
-    @router.post("/v1/lora/scale")
+    @router.post("/v1/lora/scale", dependencies=[Depends(access.asking(Scope.ADMIN))])
     async def scale(request: Request, asked: Scale) -> dict[str, Any]:
         """Refused, as code 400: a request that names an adapter gives its scale."""
         access.owner_by_header(request, Scope.ADMIN)

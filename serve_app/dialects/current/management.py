@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from pydantic import BaseModel, Field
 
 from serve_app.dialects.access import Access, Scope
@@ -43,7 +43,7 @@ class Init(BaseModel):
 def routes(desk: Desk, access: Access) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/init")
+    @router.post("/v1/init", dependencies=[Depends(access.asking(Scope.ADMIN))])
     async def init(request: Request, asked: Init) -> dict[str, Any]:
         """Whether a model runs here. All of them always do, so there is nothing to wait for."""
         access.owner_by_header(request, Scope.ADMIN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.catalogue_list import listed_models
@@ -18,7 +18,7 @@ def routes(desk: Desk, access: Access, models_format: ModelsFormat) -> APIRouter
     """`models_format`: the shape of `/v1/models` unless a request says."""
     router = APIRouter()
 
-    @router.get("/v1/models")
+    @router.get("/v1/models", dependencies=[Depends(access.asking(Scope.READ))])
     async def models(
         request: Request, shape: Annotated[ModelsFormat | None, Query(alias="format")] = None
     ) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from serve_app.dialects.current.analysis import analysis_of, check_source, not_u
 from serve_app.dialects.desk import Attachments, Catalogue
 from serve_app.dialects.parameters import BY_NAME, Given
 from serve_app.dialects.replies import NOT_KNOWN
-from serve_app.jobs.job import Priority
+from serve_app.dialects.strict_json import BadJson, read_json
+from serve_app.jobs.job import Idempotency, Priority, Terms
 
 SONGS_UNLESS_GIVEN = 2
-CODE = re.compile(r"<\|audio_code_(\d+)\|>")
+CODE = re.compile(r"<\|audio_code_(\d{1,9})\|>")
 TEXT2MUSIC_INSTRUCTION = "Fill the audio semantic mask based on the given conditions:"  # sent with any task, by clients
 TO_THE_END = (0.0, -1.0)  # repainting_end of a client that means none
 LOSSLESS = (AudioFormat.WAV, AudioFormat.FLAC)
@@ -81,12 +82,13 @@ def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, Atta
     """The canonical request, the audio it is about, and what was sent that could not be used. Raises InvalidRequest."""
     given = Given(fields.values)
     analysis = analysis_of(given)
-    songs = 1 if analysis else given["batch_size"] or SONGS_UNLESS_GIVEN
+    texts = _code_texts(given["audio_code_string"])
+    songs = 1 if analysis else given["batch_size"] or (len(texts) if len(texts) > 1 else SONGS_UNLESS_GIVEN)
     if not 1 <= songs <= MAX_SONGS:
         raise InvalidRequest(f"batch_size {songs} is out of range; allowed: 1 to {MAX_SONGS}")
     seeds, warnings = _seeds(given, songs)
     retake_seeds, not_retaken = _retake_seeds(given, songs)
-    codes = () if analysis is Analysis.CODES else _codes(given["audio_code_string"], songs)
+    codes = () if analysis is Analysis.CODES else _codes(texts, songs)
     attachments, not_attached = find_attachments(given, fields, has_codes=bool(codes), is_heard=analysis in HEARD)
     check_source(analysis, attachments, has_codes=bool(codes))
     strange = [*given.unknown(AUDIO_FILES), *sorted(fields.files.keys() - AUDIO_FILES)]
@@ -106,6 +108,12 @@ def to_request(fields: Fields, catalogue: Catalogue) -> tuple[MusicRequest, Atta
     return validated(values), attachments, warnings
 
 
+async def terms_of(fields: Fields, key: str | None) -> Terms:
+    """`key`: of the header `Idempotency-Key`. Raises InvalidRequest."""
+    once = None if key is None else Idempotency(key, await fields.sha256())
+    return Terms(priority_of(fields), idempotency=once)
+
+
 def priority_of(fields: Fields) -> Priority:
     """Raises InvalidRequest."""
     asked = Given(fields.values)["priority"]
@@ -119,8 +127,9 @@ def values_of(given: Given, catalogue: Catalogue) -> dict[str, Any]:
     """Of a MusicRequest, all but what there is one of for each song. Raises InvalidRequest."""
     values = {field: given[name] for field, name in TAKEN_OVER.items() if given[name] is not None}
     values |= {field: given[name].strip() or None for field, name in BLANK_IS_NONE.items() if given[name] is not None}
-    if values.get("key_scale") == NOT_KNOWN:
-        values["key_scale"] = None
+    for field in BLANK_IS_NONE:
+        if values.get(field) == NOT_KNOWN:
+            values[field] = None
     if values.get("instruction") == TEXT2MUSIC_INSTRUCTION:
         values["instruction"] = None
     query = given["sample_query"].strip()
@@ -221,16 +230,27 @@ def _timesteps(value: Any) -> tuple[float, ...] | None:
         raise InvalidRequest(f"timesteps is not a list of numbers: {value!r}. {BY_NAME['timesteps'].note}") from None
 
 
-def _codes(value: Any, songs: int) -> tuple[tuple[int, ...], ...]:
-    """Codes for each song: a list has one text a song, a single text serves all."""
-    texts = [text for text in value if text] if isinstance(value, list) else [value] * songs
-    if not any(texts):
+def _code_texts(value: Any) -> list[str]:
+    """Of a list, of JSON of one as forms send it, or of a single text. Raises InvalidRequest."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = read_json(value)
+        except BadJson:
+            raise InvalidRequest(f"audio_code_string begins as a list and is not JSON: {value[:100]!r}") from None
+    return [str(text) for text in (value if isinstance(value, list) else [value]) if text]
+
+
+def _codes(texts: list[str], songs: int) -> tuple[tuple[int, ...], ...]:
+    """Codes for each song; a single text serves all."""
+    if not texts:
         return ()
+    if len(texts) == 1:
+        texts = texts * songs
     if len(texts) != songs:
         raise InvalidRequest(
             f"audio_code_string has {len(texts)} texts for {songs} songs; give one for each, or one for all"
         )
-    read = tuple(tuple(int(code) for code in CODE.findall(str(text))) for text in texts)
+    read = tuple(tuple(map(int, CODE.findall(text))) for text in texts)
     if not all(read):
         raise InvalidRequest("audio_code_string holds no codes; a code is written <|audio_code_123|>")
     if (highest := max(max(codes) for codes in read)) > MAX_AUDIO_CODE:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from models.errors import InvalidRequest
 from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.bodies import read_fields, read_query_fields
 from serve_app.dialects.current import adapters, management, models, samples, words
 from serve_app.dialects.current.models import ModelsFormat
-from serve_app.dialects.current.requests import priority_of, to_request
+from serve_app.dialects.current.requests import terms_of, to_request
 from serve_app.dialects.current.results import eta_seconds, to_reply, unknown_reply
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.downloads import DOCUMENTED, send_track
 from serve_app.dialects.parameters import openapi_body
 from serve_app.dialects.replies import envelope
 from serve_app.dialects.strict_json import BadJson, read_json
-from serve_app.jobs.job import Idempotency, Terms
 
 IDS_AT_MOST = 1000
 
@@ -55,9 +54,8 @@ def routes(desk: Desk, access: Access, models_format: ModelsFormat = "wrapped") 
         async with read_fields(request) as fields:
             owner = access.owner_by_fields(request, fields.values, Scope.GENERATE)
             asked, attachments, warnings = to_request(fields, desk.catalogue)
-            key = request.headers.get("idempotency-key")
-            once = None if key is None else Idempotency(key, await fields.sha256())
-            job = await desk.submit(asked, owner, attachments, Terms(priority_of(fields), idempotency=once))
+            terms = await terms_of(fields, request.headers.get("idempotency-key"))
+            job = await desk.submit(asked, owner, attachments, terms)
         eta_s = eta_seconds(job, await desk.stats())
         data = {
             "task_id": job.id,
@@ -92,11 +90,13 @@ def routes(desk: Desk, access: Access, models_format: ModelsFormat = "wrapped") 
             raise HTTPException(404, f"no task {task_id!r}")
         return envelope({"task_id": job.id, "status": job.status.value})
 
-    @router.head("/v1/audio", include_in_schema=False)
-    @router.get("/v1/audio", response_class=Response, responses=DOCUMENTED)
+    def ask_by_query(request: Request) -> None:
+        access.owner_by_query(request, Scope.READ)
+
+    @router.head("/v1/audio", include_in_schema=False, dependencies=[Depends(ask_by_query)])
+    @router.get("/v1/audio", response_class=Response, responses=DOCUMENTED, dependencies=[Depends(ask_by_query)])
     async def audio(request: Request, path: str) -> Response:
         """A finished file, whole or in part."""
-        access.owner_by_query(request, Scope.READ)
         if path.startswith(("/", "\\")) or ".." in path:
             raise HTTPException(403, "Access denied: path outside allowed directory")
         file = await desk.open_track(path)

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.dialects.access import Access, Scope
+from serve_app.dialects.bodies import TEXT_AT_MOST
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.native import schema
 from serve_app.dialects.native.preferences import idempotency_of, is_known, wait_of
@@ -20,6 +21,7 @@ from serve_app.dialects.native.problems import Fault, Refused, documented, refus
 from serve_app.dialects.native.requests import read_request
 from serve_app.dialects.native.slots import Slots
 from serve_app.dialects.native.views import JobList, JobView, job_path, to_view
+from serve_app.dialects.strict_json import MOST_VALUES
 from serve_app.jobs.job import Job, Stats, Status
 
 MAX_RETRY_AFTER_S = 10
@@ -111,6 +113,8 @@ def add_routes(router: APIRouter, desk: Desk, access: Access, waiting: Slots) ->
         if not is_known(request, etag_of(job)):
             return await reply(job, 200)
         headers = {"ETag": etag_of(job), "Cache-Control": "private, no-cache"}
+        if not job.status.is_final:
+            headers["Retry-After"] = retry_after_of((await desk.stats()).eta_of(job))
         return Response(status_code=304, headers=headers)
 
     @router.delete(
@@ -151,7 +155,10 @@ async def _json_body(request: Request) -> bytes:
         raise Refused(
             415, f"Content-Type {kind or '(missing)'}: send application/json", headers={"Accept": "application/json"}
         )
-    return await request.body()
+    body = await request.body()
+    if len(body) > TEXT_AT_MOST or sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise Refused(413, f"a job takes at most {TEXT_AT_MOST} bytes and {MOST_VALUES} values")
+    return body
 
 
 def _next_page(query: ListQuery, last: Job) -> str:
@@ -163,6 +170,9 @@ def _next_page(query: ListQuery, last: Job) -> str:
 def _number_of(cursor: str) -> int:
     """Raises Refused."""
     try:
-        return int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if 0 < number < 2**62:
+            return number
+        raise ValueError
     except (ValueError, binascii.Error):
         raise refused_for([Fault(field="query cursor", message="not one of a `next` link")]) from None

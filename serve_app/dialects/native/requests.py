@@ -26,6 +26,8 @@ from serve_app.jobs.job import Terms
 AUDIO_FIELDS = ("src_audio", "reference_audio")
 OWN_TRACK = re.compile(r"/v2/jobs/([^/]+)/tracks/([1-9])")
 SHOWN_LETTERS = 80  # of a value that is refused
+MOST_FAULTS = 100  # told of one body
+GUESSES = 10  # at what a name that is not known was meant to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +62,18 @@ def _shaped(body: bytes) -> OwnFields | list[Fault]:
     try:
         return JobRequest.model_validate_json(body, strict=True)
     except ValidationError as error:
-        errors = error.errors()
+        errors = error.errors()[:MOST_FAULTS]
     if not errors[0]["loc"]:
         raise Refused(400, f"the body is not a JSON object: {errors[0]['msg']}", "invalid_json")
     inner = {error["loc"][:-1] for error in errors}
-    return [_fault_of(error) for error in errors if error["loc"] not in inner]  # not a list for what is in it
+    told = [error for error in errors if error["loc"] not in inner]  # not a list for what is in it
+    return [_fault_of(error, is_guessed=place < GUESSES) for place, error in enumerate(told)]
 
 
-def _fault_of(error: ErrorDetails) -> Fault:
+def _fault_of(error: ErrorDetails, *, is_guessed: bool) -> Fault:
     if error["type"] == "extra_forbidden":
         name = str(error["loc"][-1])
-        near = difflib.get_close_matches(name, fields(), n=1) if len(error["loc"]) == 1 else []
+        near = difflib.get_close_matches(name, fields(), n=1) if is_guessed and len(error["loc"]) == 1 else []
         return fault_at(error["loc"], "not known here" + (f"; did you mean {near[0]}?" if near else ""))
     shown = repr(error["input"])
     message = error["msg"].removeprefix("Value error, ")
