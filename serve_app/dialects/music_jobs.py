@@ -14,7 +14,7 @@ from serve_app.dialects.bodies import Fields, read_fields
 from serve_app.dialects.current.requests import terms_of, to_request
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.parameters import openapi_body
-from serve_app.dialects.replies import NOT_KNOWN, generation_info, track_address
+from serve_app.dialects.replies import CONFLICTS, NOT_KNOWN, generation_info, track_address
 from serve_app.jobs.job import Job, Stats, Status
 
 
@@ -87,13 +87,15 @@ def routes(desk: Desk, access: Access) -> APIRouter:
         terms = await terms_of(fields, request.headers.get("idempotency-key"))
         return accepted(await desk.submit(asked, owner, attachments, terms), warnings)
 
-    @router.post("/v1/music/generate", openapi_extra=openapi_body())
+    @router.post("/v1/music/generate", openapi_extra=openapi_body(has_files=True), responses=CONFLICTS)
     async def generate(request: Request) -> dict[str, Any]:
         """Takes a job of one to eight songs and answers at once; `/v1/jobs/{job_id}` tells what became of it."""
         async with read_fields(request) as fields:
             return await take(request, fields)
 
-    @router.post("/v1/music/random", openapi_extra={"requestBody": openapi_body()["requestBody"] | {"required": False}})
+    without_body = {"requestBody": openapi_body()["requestBody"] | {"required": False}}
+
+    @router.post("/v1/music/random", openapi_extra=without_body, responses=CONFLICTS)
     async def random(request: Request) -> dict[str, Any]:
         """A job whose words the LM invents. Without a body, the query has the parameters; `thinking` is true."""
         if not await request.body():

@@ -321,3 +321,11 @@ def openapi_body(parameters: Collection[Parameter] = PARAMETERS, *, has_files: b
         "multipart/form-data": {"schema": {"type": "object", "properties": properties | (files if has_files else {})}},
     }
     return {"requestBody": {"required": True, "content": content}}
+
+
+def short_body(name: str, example: Any) -> dict[str, Any]:
+    """The request body of a route that reads one field, as JSON or as a form."""
+    kind = "array" if isinstance(example, list) else "string"
+    field = {"type": kind, "items": {"type": "string"}} if kind == "array" else {"type": kind}
+    content = {"schema": {"type": "object", "properties": {name: field}}, "example": {name: example}}
+    return {"requestBody": {"required": False, "content": {"application/json": content}}}

@@ -15,6 +15,9 @@ NOT_KNOWN = "N/A"  # what the reference puts for metadata nobody knows
 REFUSED = {
     "application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}
 }  # content, for the API's description
+CONFLICTS: dict[int | str, dict[str, Any]] = {
+    409: {"description": "Idempotency-Key of another body", "content": REFUSED}
+}
 
 
 def envelope(data: Any) -> dict[str, Any]:

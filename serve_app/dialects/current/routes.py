@@ -15,8 +15,8 @@ from serve_app.dialects.current.requests import terms_of, to_request
 from serve_app.dialects.current.results import eta_seconds, to_reply, unknown_reply
 from serve_app.dialects.desk import Desk
 from serve_app.dialects.downloads import DOCUMENTED, send_track
-from serve_app.dialects.parameters import openapi_body
-from serve_app.dialects.replies import envelope
+from serve_app.dialects.parameters import openapi_body, short_body
+from serve_app.dialects.replies import CONFLICTS, envelope
 from serve_app.dialects.strict_json import BadJson, read_json
 
 IDS_AT_MOST = 1000
@@ -45,7 +45,7 @@ def routes(desk: Desk, access: Access, models_format: ModelsFormat = "wrapped") 
     router.include_router(adapters.routes(desk, access))
     router.include_router(management.routes(desk, access))
 
-    @router.post("/release_task", openapi_extra=openapi_body(has_files=True))
+    @router.post("/release_task", openapi_extra=openapi_body(has_files=True), responses=CONFLICTS)
     async def release_task(request: Request) -> dict[str, Any]:
         """Takes a job of one to eight songs and answers at once; `/query_result` tells what became of it.
 
@@ -65,7 +65,7 @@ def routes(desk: Desk, access: Access, models_format: ModelsFormat = "wrapped") 
         }
         return envelope(data | {"warnings": warnings} if warnings else data)
 
-    @router.post("/query_result")
+    @router.post("/query_result", openapi_extra=short_body("task_id_list", ["5f0c6a52-8d0f-4d5a-9d1c-6a1f0f3f9a11"]))
     async def query_result(request: Request) -> dict[str, Any]:
         """State and result of jobs, in the order asked: status 0 under way, 1 done, 2 failed."""
         fields = await read_query_fields(request)
@@ -79,7 +79,7 @@ def routes(desk: Desk, access: Access, models_format: ModelsFormat = "wrapped") 
         ]
         return envelope(entries)
 
-    @router.post("/cancel_task")
+    @router.post("/cancel_task", openapi_extra=short_body("task_id", "5f0c6a52-8d0f-4d5a-9d1c-6a1f0f3f9a11"))
     async def cancel_task(request: Request) -> dict[str, Any]:
         """Withdraws a job: at once while it is queued, within a second or so when it runs."""
         fields = await read_query_fields(request)

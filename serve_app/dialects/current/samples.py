@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 
 from serve_app.dialects.access import Access, Scope
 from serve_app.dialects.bodies import read_query_fields
+from serve_app.dialects.parameters import short_body
 from serve_app.dialects.replies import envelope
 from serve_app.examples import Examples, FullExample, SimpleExample
 
@@ -18,7 +19,7 @@ def routes(access: Access) -> APIRouter:
     router = APIRouter()
     examples = Examples.load()
 
-    @router.post("/create_random_sample")
+    @router.post("/create_random_sample", openapi_extra=short_body("sample_type", "simple_mode"))
     async def create_random_sample(request: Request) -> dict[str, Any]:
         """One of this server's examples: a few words to make a song of, or a song written out."""
         fields = await read_query_fields(request)
