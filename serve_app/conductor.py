@@ -129,8 +129,10 @@ class Attempt:
         self._end: End | None = None
 
     def stop(self, end: End) -> None:
-        self._end = self._end or end
-        self._music.cancel()
+        """Once: a second time would interrupt what the first is waiting for."""
+        if self._end is None:
+            self._end = end
+            self._music.cancel()
 
     async def run(self) -> None:
         heart = asyncio.create_task(self._beat())

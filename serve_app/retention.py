@@ -40,12 +40,12 @@ class Keeper:
 
     async def forget(self) -> None:
         """Deletes jobs beyond their time or room, and next their files. What a crash leaves between is swept up."""
-        await self._store.forget_events(EVENTS_LAST_S)
         jobs_h, tracks_gib = self._retention.jobs_h, self._retention.tracks_gib
         if jobs_h is not None:
             await self._forget(lambda: self._store.forget(jobs_h * 3600))
         if tracks_gib is not None:
             await self._forget(lambda: self._store.forget_oldest(int(tracks_gib * 2**30)))
+        await self._store.forget_events(EVENTS_LAST_S)
 
     async def sweep(self) -> None:
         """Deletes files that are no job's, and uploads that no job was made from for a time."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 import math
 import uuid
@@ -17,7 +18,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Row, and_, delete, select, update
+from pydantic import ValidationError
+from sqlalchemy import ColumnElement, Row, and_, delete, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.errors import EngineError, Overloaded, RequestError, StoreAway
@@ -69,7 +71,12 @@ class Happened:
 
 
 CANCELLED = {"error_code": "cancelled", "error_message": "cancelled by the caller"}
+UNREADABLE = {
+    "error_code": "unreadable_request",
+    "error_message": "this version of the server cannot make what another version took; ask again",
+}
 OVERDUE = {"error_code": "deadline_exceeded", "error_message": "the deadline passed before it was made"}
+EVENTS_AT_ONCE = 5000  # deleted in one transaction
 NEWEST = 2**62  # above every job's number
 
 
@@ -182,7 +189,9 @@ class JobStore:
                     lease_until=now() + lease_s,
                     started_at=now(),
                 )
-                return _job(claimed, queue_position=0)
+                if _is_readable(claimed.request):
+                    return _job(claimed, queue_position=0)
+                await change.move(claimed, Status.FAILED, **UNREADABLE)
         return None
 
     @to_its_end
@@ -307,8 +316,14 @@ class JobStore:
     @to_its_end
     async def forget_events(self, age_s: float) -> None:
         """Deletes what happened so long ago, but for what jobs still are."""
-        async with self._engine.begin() as connection:
-            await connection.execute(delete(events).where(events.c.at < now() - age_s))
+        is_old = events.c.at < now() - age_s
+        some = select(events.c.job, events.c.number).where(is_old).limit(EVENTS_AT_ONCE)
+        these = tuple_(events.c.job, events.c.number).in_(some.with_for_update(skip_locked=True))
+        while True:  # in parts, so that nobody waits long for the lock
+            async with self._engine.begin() as connection:
+                deleted = await connection.execute(delete(events).where(these))
+            if deleted.rowcount < EVENTS_AT_ONCE:
+                return
 
     @to_its_end
     async def stats(self) -> Stats:
@@ -375,6 +390,23 @@ class JobStore:
             await change.move(row, status, losses=losses, worker=None, **why)
 
 
+def _is_readable(request: str) -> bool:
+    """A job of another version of this server may ask for what this one does not know."""
+    try:
+        MusicRequest.model_validate_json(request)
+    except ValidationError:
+        return False
+    return True
+
+
+def _request(text: str) -> MusicRequest:
+    """As it was asked, by whichever version of this server: a job that is only looked at need not be makeable."""
+    try:
+        return MusicRequest.model_validate_json(text)
+    except ValidationError:
+        return MusicRequest.model_construct(**json.loads(text))
+
+
 def _is_held(job: Job) -> ColumnElement[bool]:
     return and_(jobs.c.id == job.id, jobs.c.fence == job.fence, jobs.c.status == Status.RUNNING)
 
@@ -399,7 +431,7 @@ def _job(row: Row[Any], queue_position: int | None = None) -> Job:
         id=row.id,
         owner=row.owner,
         status=Status(row.status),
-        request=MusicRequest.model_validate_json(row.request),
+        request=_request(row.request),
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,

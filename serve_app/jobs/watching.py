@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 
+from models.errors import StoreAway
 from serve_app.jobs.job import JobEvent
 from serve_app.jobs.store import JobStore
 
@@ -26,7 +27,14 @@ class Watch:
     async def events(self, id_: str, owner: str, after: int = 0) -> AsyncIterator[JobEvent]:
         """What happens to a job behind event `after`, until it has ended; nothing for one that is unknown or somebody
         else's. Events of long ago are left out."""
-        while not self._is_closed and (seen := await self._store.happened(id_, owner, after)) is not None:
+        while not self._is_closed:
+            try:
+                seen = await self._store.happened(id_, owner, after)
+            except StoreAway:
+                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+                continue
+            if seen is None:
+                return
             for event in seen.events:
                 yield event
             if seen.is_over:

@@ -5,11 +5,13 @@ from random import Random
 
 import asyncpg
 import pytest
+from sqlalchemy import update
 
 from models.errors import InvalidRequest, Overloaded, StoreAway
 from models.music import AudioFormat, Made, Metas, MusicRequest, SongPlan, Track
 from serve_app.jobs.forgetting import Forgotten
 from serve_app.jobs.job import Idempotency, Job, Priority, Stats, Status, Terms
+from serve_app.jobs.schema import jobs
 from serve_app.jobs.store import IdempotencyConflict, JobStore, LeaseLost, QueueLimits
 from tests.postgres import Postgres
 from tests.unit.serve_app.jobs.promises import broken_counts, pass_time, rows_of
@@ -607,3 +609,26 @@ async def test_a_running_job_is_likely_to_take_what_its_progress_says(store: Job
     assert stats.eta_of(seen) == pytest.approx(90, abs=15)
     await store.succeed(held, MADE)
     assert stats.eta_of(await read(store, held)) is None
+
+
+async def test_a_request_of_another_version_fails_alone_and_can_be_looked_at(store: JobStore) -> None:
+    strange, good = await store.submit(request(), ""), await store.submit(request(), "")
+    async with store._engine.begin() as connection:
+        of_later = '{"model": "acestep-v15-turbo", "seeds": [1], "prompt": "jazz", "of_a_later_version": true}'
+        await connection.execute(update(jobs).where(jobs.c.id == strange.id).values(request=of_later))
+    assert (await read(store, strange)).request.prompt == "jazz"
+    assert await store.claim("a worker", 60, [TURBO]) is None
+    assert (await read(store, strange)).error_code == "unreadable_request"
+    assert (await claim(store)).id == good.id
+    assert await broken_counts(store) == []
+
+
+async def test_events_of_long_ago_go_in_parts(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.jobs.store.EVENTS_AT_ONCE", 2)
+    held = await claim_new(store)
+    for step in range(5):
+        await store.report(held, "denoise", step / 10)
+    await store.forget_events(age_s=0)
+    told = await store.happened(held.id, "")
+    assert told is not None
+    assert [event.number for event in told.events] == [7]
