@@ -15,14 +15,16 @@ CHECKS = (
 )
 
 
-def schemathesis(address: str, seconds: float, folder: Path, without: str = "^$") -> subprocess.CompletedProcess[str]:
-    """Exit status 0 where nothing was found. No request may take longer than 30 s. `without`: a pattern of
+def schemathesis(
+    address: str, seconds: float, folder: Path, without: str = "^$", patience_s: int = 30
+) -> subprocess.CompletedProcess[str]:
+    """Exit status 0 where nothing was found. No request may take longer than `patience_s`. `without`: a pattern of
     paths to leave out."""
     command = [str(Path(sys.executable).with_name("schemathesis")), "--no-color", "run", f"{address}/openapi.json"]
     options = {
         "--max-time": round(seconds),
         "--checks": ",".join(CHECKS),
-        "--request-timeout": 30,
+        "--request-timeout": patience_s,
         "--exclude-path-regex": without,
         "--warnings": "off",
         "--generation-database": "none",
