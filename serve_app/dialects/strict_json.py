@@ -20,7 +20,7 @@ class BadJson(ValueError):
 
 def read_json(text: bytes | str) -> Any:
     """Raises BadJson."""
-    if sum(_count(text, sign) for sign in ",[{") > MOST_VALUES:
+    if holds_too_much(text):
         raise BadJson(f"it holds more than {MOST_VALUES} values")
     try:
         content = json.loads(
@@ -36,8 +36,9 @@ def read_json(text: bytes | str) -> Any:
     return content
 
 
-def _count(text: bytes | str, sign: str) -> int:
-    return text.count(sign) if isinstance(text, str) else text.count(sign.encode())
+def holds_too_much(text: bytes | str) -> bool:
+    """More than MOST_VALUES."""
+    return sum(text.count(sign) if isinstance(text, str) else text.count(sign.encode()) for sign in ",[{") > MOST_VALUES
 
 
 def is_storable(text: str) -> bool:

@@ -189,7 +189,7 @@ class JobStore:
                     lease_until=now() + lease_s,
                     started_at=now(),
                 )
-                if _is_readable(claimed.request):
+                if _makeable(claimed.request) is not None:
                     return _job(claimed, queue_position=0)
                 await change.move(claimed, Status.FAILED, **UNREADABLE)
         return None
@@ -390,21 +390,17 @@ class JobStore:
             await change.move(row, status, losses=losses, worker=None, **why)
 
 
-def _is_readable(request: str) -> bool:
+def _makeable(text: str) -> MusicRequest | None:
     """A job of another version of this server may ask for what this one does not know."""
     try:
-        MusicRequest.model_validate_json(request)
+        return MusicRequest.model_validate_json(text)
     except ValidationError:
-        return False
-    return True
+        return None
 
 
 def _request(text: str) -> MusicRequest:
     """As it was asked, by whichever version of this server: a job that is only looked at need not be makeable."""
-    try:
-        return MusicRequest.model_validate_json(text)
-    except ValidationError:
-        return MusicRequest.model_construct(**json.loads(text))
+    return _makeable(text) or MusicRequest.model_construct(**json.loads(text))
 
 
 def _is_held(job: Job) -> ColumnElement[bool]:

@@ -279,3 +279,11 @@ async def test_no_route_takes_json_that_nothing_behind_it_can_take(
 async def test_a_key_is_asked_for_before_anything_is_judged(connect: Connect, method: str, path: str) -> None:
     async with connect(keys=(KEY,)) as client:
         assert (await client.request(method, path, json={"slot": "x"})).status_code == 401
+
+
+@pytest.mark.parametrize("route", ["GET /v1/models", "POST /v1/init", "POST /v1/lora/scale", "GET /v1/audio"])
+async def test_a_request_counts_once(connect: Connect, tmp_path: Path, route: str) -> None:
+    key = str(DOORS[route].scope)
+    async with connect(keyring=keys(tmp_path, requests_per_minute=2)) as client:
+        replies = [(await ask(client, route, authorization=f"Bearer {key}")).status_code for _ in range(3)]
+    assert [status == 429 for status in replies] == [False, False, True]

@@ -23,7 +23,6 @@ def routes(desk: Desk, access: Access, models_format: ModelsFormat) -> APIRouter
         request: Request, shape: Annotated[ModelsFormat | None, Query(alias="format")] = None
     ) -> dict[str, Any]:
         """What this server runs, its default first; in ACE-Step's envelope, or as the list that OpenRouter sends."""
-        access.owner_by_header(request, Scope.READ)
         data = wrapped_models(desk.catalogue)
         is_list = (shape or models_format) == "openrouter"
         reply = listed_models(desk.catalogue) if is_list else envelope(data)
